@@ -1,0 +1,399 @@
+"""
+What a ledger is, whoever keeps it: append, aggregate, scan, verify, position.
+
+The embedded engine (`tallybook_server.embedded`) is the first implementation. The next
+will be a cluster, so nothing of files, SQL or threads shows here, and sealing is the
+engine's own affair. The rules are in docs/explanation/counting-once.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from tallybook.errors import TallybookError
+from tallybook.event import Event
+from tallybook.wire import Announcement, Exceptions, Receipt
+
+__all__ = [
+    "Acknowledgement",
+    "Aggregation",
+    "Delivery",
+    "Finding",
+    "Ledger",
+    "LedgerBusy",
+    "LedgerDamaged",
+    "LedgerEvent",
+    "LedgerFull",
+    "LedgerLocked",
+    "OfferedEvent",
+    "Position",
+    "ProducerReport",
+    "RejectedEvent",
+    "Rejection",
+    "TooManyRows",
+    "Usage",
+    "UsageQuery",
+    "UsageRow",
+    "Window",
+]
+
+
+class LedgerFull(TallybookError):
+    """
+    The disk refused the write; nothing is known to be stored.
+
+    A write that failed may still be on disk. Sending the same again is right: what is
+    there is found, and answered as a duplicate.
+    """
+
+
+class LedgerLocked(TallybookError):
+    """Another server holds this book. One book has one server."""
+
+
+class LedgerDamaged(TallybookError):
+    """A file of the book is not what it should be; nothing was changed."""
+
+
+class LedgerBusy(TallybookError):
+    """
+    The ledger takes nothing just now; nothing was stored.
+
+    Attributes:
+        retry_after_seconds: When to come back.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Position(NamedTuple):
+    """
+    A place in the ledger. An answer names the one that it holds for.
+
+    Attributes:
+        incarnation: From 1; one more after each restore from a backup.
+        n: The number of entries up to here.
+    """
+
+    incarnation: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.incarnation}.{self.n}"
+
+
+# -- in ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedEvent:
+    """
+    An event that came as JSON and is within its bounds.
+
+    Attributes:
+        event: The event; its `id` or its `key` is its identity.
+        source: The application that it is from, or None.
+    """
+
+    event: Event
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedEvent:
+    """
+    An event that came as JSON and is not acceptable.
+
+    Attributes:
+        data: Its bytes, as they came.
+        reason: A stable word: the field at fault.
+        detail: What is wrong and what to do, in words.
+    """
+
+    data: bytes
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """
+    What one request brings: blocks of a producer, or JSON events, never both.
+
+    Attributes:
+        announcement: What the producer says of itself, with blocks.
+        blocks: The blocks' bytes, digests not yet checked.
+        events: JSON events, in the order of the request; a rejected one keeps its place.
+    """
+
+    announcement: Announcement | None = None
+    blocks: Sequence[bytes | memoryview] = ()
+    events: Sequence[OfferedEvent | RejectedEvent] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """
+    What became of a delivery, once it is on disk.
+
+    Attributes:
+        ledger: The ledger's id, in hex.
+        position: The ledger's head behind the delivery.
+        archived: The position up to which a backup holds everything, 0 without one.
+        receipts: One per block, in order.
+        verdicts: One per JSON event, in order: its run, with first == last == its index in
+            the request; None where it was accepted.
+        position_of: Per JSON event: the position of the entry that holds it.
+    """
+
+    ledger: str
+    position: Position
+    archived: int
+    receipts: list[Receipt] = field(default_factory=list)
+    verdicts: list[Exceptions | None] = field(default_factory=list)
+    position_of: list[int] = field(default_factory=list)
+
+
+# -- out -----------------------------------------------------------------------------------
+
+Aggregation = Literal["sum", "count"]
+Window = Literal["none", "hour", "day"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """
+    One question to the ledger.
+
+    Attributes:
+        dimension: What was used.
+        tenant: Only this tenant; None: all. See `unattributed`.
+        unattributed: Only events without a tenant.
+        start: Microseconds since 1970 UTC, or None: from the beginning.
+        end: The first microsecond that no longer counts, or None: to the end.
+        window: Split [start, end) at the hours or days of `time_zone`. Needs a start and an end.
+        time_zone: An IANA name.
+        by_tenant: One row per tenant.
+        by_tags: One row per combination of these tags' values; absent is its own value.
+        where: Only events that have exactly these tags' values.
+        aggregation: ``sum`` of the values or ``count`` of the events.
+        limit: Rows at most; more is an error, never a cut.
+    """
+
+    dimension: str
+    tenant: str | None = None
+    unattributed: bool = False
+    start: int | None = None
+    end: int | None = None
+    window: Window = "none"
+    time_zone: str = "UTC"
+    by_tenant: bool = False
+    by_tags: tuple[str, ...] = ()
+    where: tuple[tuple[str, str], ...] = ()
+    aggregation: Aggregation = "sum"
+    limit: int = 100_000
+
+
+class UsageRow(NamedTuple):
+    """
+    One row of an answer.
+
+    Attributes:
+        start: The window's first microsecond, or the query's start.
+        end: The first microsecond behind the window, or the query's end.
+        tenant: With `by_tenant`; None is unattributed.
+        tags: The values of `by_tags`; a tag that the events lack is not in it.
+        value: Exact decimal text.
+        events: How many events it rests on.
+    """
+
+    start: int | None
+    end: int | None
+    tenant: str | None
+    tags: dict[str, str]
+    value: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerReport:
+    """
+    A producer as the ledger knows it.
+
+    Attributes:
+        producer: 32 hex digits.
+        source: The application's name, or None.
+        state: ``open``, ``closed``, ``silent`` (no word for a named limit) or ``written_off``.
+        recorded: Events that it announced as recorded.
+        received: Its sequences that the ledger holds.
+        highest: The highest sequence that it announced.
+        dropped: Events that it announced as dropped.
+        missing: Sequences up to `highest` that the ledger lacks.
+        gaps: The first missing ranges, (first, last), at most 100.
+        through: By the server's clock, in microseconds: everything that it recorded before is
+            in the ledger; None while anything announced is missing.
+        first_seen: Microseconds since 1970 UTC, by the server's clock.
+        last_seen: Likewise.
+        reissue_of: Hex; the producer whose conflicting events come again under this one.
+    """
+
+    producer: str
+    source: str | None
+    state: Literal["open", "closed", "silent", "written_off"]
+    recorded: int
+    received: int
+    highest: int
+    dropped: int
+    missing: int
+    gaps: list[tuple[int, int]]
+    through: int | None
+    first_seen: int
+    last_seen: int
+    reissue_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    An answer.
+
+    Attributes:
+        rows: Ordered by window, tenant, tags.
+        position: The position that it holds for.
+        complete: Nothing is known to be missing: no producer is silent, none that closed has
+            a gap, none announced a drop.
+        through: By the server's clock: everything recorded before is in; None: nobody records.
+        producers: The counts behind `complete`: open, closed, silent, written_off, missing,
+            dropped; and the silent ones by name.
+        tzdata: The version of the time zone rules used.
+    """
+
+    rows: list[UsageRow]
+    position: Position
+    complete: bool
+    through: int | None
+    producers: dict[str, int | list[str]]
+    tzdata: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEvent:
+    """
+    An event and its place.
+
+    Attributes:
+        position: The entry that holds it.
+        index: Its place in the entry, from 0.
+        producer: 32 hex digits.
+        sequence: Its place in its producer's life.
+        recorded_at: Microseconds since 1970 UTC, by the server's clock.
+        source: The application's name, or None.
+        event: The event.
+    """
+
+    position: int
+    index: int
+    producer: str
+    sequence: int
+    recorded_at: int
+    source: str | None
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """
+    An event that was not counted, kept with its bytes.
+
+    Attributes:
+        position: The entry that recorded it.
+        index: Its place in the entry.
+        verdict: ``rejected``, replayable; or ``conflict``, kept as evidence.
+        reason: A stable word.
+        detail: What is wrong, in words.
+        data: The event: as it came, or as JSON when it came in a block.
+        recorded_at: Microseconds since 1970 UTC, by the server's clock.
+    """
+
+    position: int
+    index: int
+    verdict: Literal["rejected", "conflict"]
+    reason: str
+    detail: str
+    data: bytes
+    recorded_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    Something that `verify` found wrong.
+
+    Attributes:
+        what: A stable word: ``chain``, ``segment``, ``block``, ``sequence``, ``sum`` ...
+        where: The entry, file or producer.
+        detail: What was expected and what is there.
+    """
+
+    what: str
+    where: str
+    detail: str
+
+
+class Ledger(Protocol):
+    """An append-only usage journal that answers questions."""
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, made with the ledger."""
+        ...
+
+    def append(self, delivery: Delivery) -> Future[Acknowledgement]:
+        """
+        Store a delivery, each event exactly once.
+
+        The future is done when every new event is on disk and every query that begins
+        afterwards sees it.
+
+        Raises (from the future):
+            LedgerBusy: Come back later; nothing was stored.
+            LedgerFull: The disk refused; nothing was stored.
+        """
+        ...
+
+    def aggregate(self, query: UsageQuery) -> Usage:
+        """The answer at one position. Raises TooManyRows beyond `query.limit`."""
+        ...
+
+    def scan(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]:
+        """Counted events behind (position, index), in the ledger's order."""
+        ...
+
+    def rejections(self, *, after: tuple[int, int], limit: int) -> list[Rejection]:
+        """What was not counted and why, in the ledger's order."""
+        ...
+
+    def producers(self) -> list[ProducerReport]:
+        """Every producer, the last seen first."""
+        ...
+
+    def verify(self) -> Iterator[Finding]:
+        """Everything that is wrong with the ledger; nothing, if all is well."""
+        ...
+
+    def position(self) -> Position:
+        """The head: the last entry that queries see."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is begun and let go of the files. Idempotent."""
+        ...
+
+
+class TooManyRows(TallybookError):
+    """An answer has more rows than its limit."""

@@ -1,0 +1,265 @@
+"""
+Adoption: the queues of producers that died are drained under their own identity.
+
+A lock that can be taken means that its owner is gone. The adopter packs what is left in the
+spools, from exactly where the owner's last commit says, with the owner's own committer, sends
+the blocks, and removes the files. It never records under the dead producer's name.
+
+Only queues that were meant for the same endpoint are adopted. Others are held: left as they
+are, and reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+from tallybook.clock import Clock
+from tallybook.committer import Committer
+from tallybook.directory import (
+    Lock,
+    keep_blocks,
+    lock_names,
+    queue_path,
+    spool_paths,
+    sweep_kept,
+)
+from tallybook.errors import FrameDamaged
+from tallybook.flusher import Flusher
+from tallybook.frame import SpoolIdentity, dropped_at, read_header
+from tallybook.limits import ADOPTION_SECONDS, SPOOL_HEADER_BYTES
+from tallybook.producer import announce, remove_files
+from tallybook.queue import Queue, QueueDamaged
+from tallybook.wire import Announcement
+
+__all__ = ["Adopter", "Held", "Orphan"]
+
+log = logging.getLogger("tallybook")
+
+
+class Held(Exception):
+    """A dead producer's files are left as they are; the message says why."""
+
+
+class Orphan:
+    """
+    A dead producer's queue, owned by this process until it is drained.
+
+    Attributes:
+        id: The producer, 16 bytes.
+        queue: Its blocks; the spools are packed into it.
+        held: Why it is not sent, or None.
+        sending_blocked: Set by the flusher.
+        announced: The server knows that it will never record again.
+    """
+
+    def __init__(self, directory: Path, lock: Lock, endpoint: str | None, clock: Clock) -> None:
+        """
+        Pack what the dead producer left.
+
+        Raises:
+            Held: It is not for this endpoint, or what it left cannot be read.
+            OSError, sqlite3.OperationalError: The disk refuses; try again later.
+        """
+        self._directory = directory
+        self._lock = lock
+        self._clock = clock
+        self._name = lock.path.stem
+        self.id = bytes.fromhex(self._name)
+        self.held: str | None = None
+        self.sending_blocked = False
+        self.announced = False
+        spools = spool_paths(directory, self._name)
+        identity = _identity(spools)
+        self.queue = self._open_queue(spools)
+        try:
+            if identity is not None:
+                meant, source = identity.endpoint, identity.source
+            else:
+                meant, source = (_text(self.queue.note(name)) for name in ("endpoint", "source"))
+            if meant != endpoint:
+                raise Held(f"{self._name} is meant for {meant or 'no endpoint'}, not {endpoint}")
+            self.queue.remember(endpoint=meant, source=source)
+            self._pack(spools, source)
+        except BaseException:
+            self.queue.close()
+            raise
+
+    def _open_queue(self, spools: list[tuple[int, Path]]) -> Queue:
+        path = queue_path(self._directory, self._name)
+        if not path.exists() and spools and spools[0][0] != 0:
+            raise Held(f"{path.name} is gone, and its spools do not begin with the first")
+        try:
+            return Queue(path)
+        except QueueDamaged as error:
+            if not spools or spools[0][0] != 0:
+                raise Held(f"{error}; see tallybook doctor") from None
+            # The first spool is still here, so every event and its sequence is in the spools.
+            # They are packed anew; what the server has already, it knows by the sequence.
+            damaged = path.with_suffix(".damaged")
+            path.replace(damaged)
+            for suffix in ("-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    Path(f"{path}{suffix}").unlink()
+            log.warning("%s; packed anew from its spools, kept as %s", error, damaged.name)
+            return Queue(path)
+
+    def _pack(self, spools: list[tuple[int, Path]], source: str | None) -> None:
+        committer = Committer(self.queue, self.id, source)
+        now = self._clock.time_ns() // 1000
+        dropped = 0
+        for number, path in spools:
+            if number < committer.packed.number:
+                path.unlink()  # Packed to its end; the owner died before it could remove it.
+                continue
+            if number > committer.packed.number:
+                committer.next_spool(number, dropped, now)
+            data = path.read_bytes()
+            offset = committer.packed.offset
+            committer.take(number, data[offset:], offset, now)
+            dropped = dropped_at(data) if len(data) >= SPOOL_HEADER_BYTES else 0
+        if spools:
+            committer.next_spool(spools[-1][0] + 1, dropped, now)
+        for _, path in spools:
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+    def announcement(self, blocks: int, *, closed: bool = False) -> Announcement:
+        """What goes with a request of so many blocks."""
+        packed = self.queue.packed()
+        now = self._clock.time_ns() // 1000
+        return announce(
+            self.queue,
+            self.id,
+            blocks=blocks,
+            recorded=packed.sequence - 1,
+            dropped=packed.dropped,
+            highest=packed.sequence - 1,
+            through=now,
+            closed=closed,
+            sent_at=now,
+        )
+
+    def release(self, *, finished: bool) -> None:
+        """Let go of the files; with *finished*, they go, the lock last."""
+        if finished:
+            keep_blocks(self._directory, self._name, self.queue.acknowledged())
+        self.queue.close()
+        if finished:
+            remove_files(self._directory, self._name)
+        self._lock.release(unlink=finished)
+
+    def forget(self) -> object:
+        """In a child after fork: as `Producer.forget`."""
+        return self.queue.forget()
+
+
+class Adopter:
+    """
+    Looks for dead producers in one directory, and drains them.
+
+    Attributes:
+        orphans: The queues that are adopted just now.
+        held: Files that are left as they are: producer and reason.
+    """
+
+    def __init__(self, directory: Path, endpoint: str | None, flusher: Flusher, clock: Clock):
+        self._directory = directory
+        self._endpoint = endpoint
+        self._flusher = flusher
+        self._clock = clock
+        self._due_at = clock.monotonic()
+        self.orphans: list[Orphan] = []
+        self.held: dict[str, str] = {}
+
+    def step(self) -> bool:
+        """
+        Adopt what can be adopted, and send one request for each orphan.
+
+        Returns:
+            Whether there is more to send now.
+        """
+        if self._clock.monotonic() >= self._due_at:
+            self._due_at = self._clock.monotonic() + ADOPTION_SECONDS
+            self.look()
+        more = False
+        for orphan in list(self.orphans):
+            if self._flusher.wait_seconds() > 0:
+                break
+            answered = self._flusher.step(orphan, closed=True, announce=not orphan.announced)
+            counts = orphan.queue.counts()
+            if answered and not counts.pending_blocks:
+                orphan.announced = True
+            if orphan.held:
+                self._let_go(orphan, orphan.held)
+            elif not counts.pending_blocks and orphan.announced:
+                self.orphans.remove(orphan)
+                # What the server refused stays on disk, for somebody to look at.
+                orphan.release(finished=not counts.aside_blocks)
+                if counts.aside_blocks:
+                    self.held[orphan.id.hex()] = f"{counts.aside_blocks} blocks are set aside"
+            else:
+                more = more or answered
+        return more
+
+    def look(self) -> None:
+        """Adopt every dead producer of this directory that is meant for this endpoint."""
+        self._sweep()
+        for path in lock_names(self._directory):
+            if path.stem in self.held and self.held[path.stem].endswith("set aside"):
+                continue
+            try:
+                lock = Lock.take(path)
+            except OSError as error:
+                self.held[path.stem] = str(error)
+                continue
+            if lock is not None:
+                self._adopt(lock)
+
+    def _adopt(self, lock: Lock) -> None:
+        name = lock.path.stem
+        if not queue_path(self._directory, name).exists() and not spool_paths(
+            self._directory, name
+        ):
+            remove_files(self._directory, name)
+            lock.release(unlink=True)  # It died before its first event, or after its last.
+            return
+        try:
+            self.orphans.append(Orphan(self._directory, lock, self._endpoint, self._clock))
+            self.held.pop(name, None)
+        except (Held, OSError, sqlite3.Error, QueueDamaged) as error:
+            if self.held.get(name) != str(error):
+                self.held[name] = str(error)
+                log.warning("a dead producer's queue is held: %s", error)
+            lock.release(unlink=False)
+
+    def _let_go(self, orphan: Orphan, reason: str) -> None:
+        self.orphans.remove(orphan)
+        self.held[orphan.id.hex()] = reason
+        orphan.release(finished=False)
+
+    def _sweep(self) -> None:
+        sweep_kept(self._directory, self._clock.time_ns() / 1e9)
+
+    def close(self) -> None:
+        """Let go of the orphans; whoever comes next goes on with them."""
+        for orphan in self.orphans:
+            orphan.release(finished=False)
+        self.orphans.clear()
+
+    def forget(self) -> list[object]:
+        """In a child after fork: what must never be freed in this process."""
+        return [orphan.forget() for orphan in self.orphans]
+
+
+def _identity(spools: list[tuple[int, Path]]) -> SpoolIdentity | None:
+    for _, path in spools:
+        with path.open("rb") as file, suppress(FrameDamaged):
+            return read_header(file.read(SPOOL_HEADER_BYTES))
+    return None
+
+
+def _text(note: int | str | None) -> str | None:
+    return note if isinstance(note, str) else None

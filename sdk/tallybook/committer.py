@@ -1,0 +1,231 @@
+"""
+The committer: takes frames from the spool, cuts blocks, commits them to the queue.
+
+It packs from the spool and from nothing else, so an event's sequence is its place there,
+fixed when its block is committed, before anybody outside sees it. A thread that dies
+between two lines of `record` leaves no gap, and a recovery after a crash is the same code
+over the same bytes (`tallybook.adoption`).
+
+The frames of a block are taken apart by hand (`Packing.fill`), not by a decoder: this
+loop shares the interpreter with the application.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from tallybook.block import Columns, encode_block
+from tallybook.errors import FrameDamaged
+from tallybook.event import INT64_MAX
+from tallybook.frame import COMMON, END, HEAD, MAGIC, Frame, Torn, frame_seed, scan, split_body
+from tallybook.limits import BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_CUT
+from tallybook.queue import Packed, Queue
+
+__all__ = ["Committer"]
+
+_END: Final = END[0]
+
+
+class Committer:
+    """
+    One producer's way from spool bytes to queued blocks. One thread at a time.
+
+    Attributes:
+        packed: What is committed.
+        read: (spool number, offset) up to where frames were taken; ahead of `packed`.
+    """
+
+    def __init__(self, queue: Queue, producer: bytes, source: str | None) -> None:
+        self._queue = queue
+        self._producer = producer
+        self._source = source
+        self._seed = frame_seed(producer)
+        self.packed = queue.packed()
+        self.read = (self.packed.number, self.packed.offset)
+        self._uncertain = False
+        self._open_block()
+
+    def _open_block(self) -> None:
+        self._series: dict[bytes, int] = {}
+        self._of: list[int] = []
+        self._times: list[int] = []
+        self._mantissas: list[int] = []
+        self._scales: dict[int, int] = {}
+        self._wides: list[tuple[int, str]] = []
+        self._keys: list[tuple[int, str]] = []
+        self._given: list[int] = []
+        self._series_bytes = 0
+        self._torn = 0
+
+    @property
+    def taken(self) -> int:
+        """Events taken from the spool that no block holds yet."""
+        return len(self._of)
+
+    @property
+    def full(self) -> bool:
+        """Whether the open block is to be cut before another event goes in."""
+        return len(self._of) >= BLOCK_EVENTS_MAX or self._series_bytes >= BLOCK_RAW_BYTES_CUT
+
+    def recover(self) -> None:
+        """After a commit that failed: begin again behind what the queue really holds."""
+        if self._uncertain:
+            self.packed = self._queue.packed()
+            self.read = (self.packed.number, self.packed.offset)
+            self._open_block()
+            self._uncertain = False
+
+    def take(self, number: int, data: bytes, offset: int, now: int) -> None:
+        """
+        Take every frame of *data*; blocks that become full are committed on the way.
+
+        Args:
+            number: The spool's number: the current one, or the next.
+            data: Its bytes from *offset*; no frame is cut off at the end.
+            offset: Where *data* begins in the file, behind what was taken before.
+            now: Microseconds since 1970 UTC.
+        """
+        at = 0
+        while at < len(data):
+            at = self._fill(data, at)
+            self.read = (number, offset + at)
+            if self.full:
+                self.cut(now)
+            elif at < len(data):
+                at = self._step(data, at)
+                self.read = (number, offset + at)
+
+    def _fill(self, data: bytes, at: int) -> int:
+        """Take frames of the common shape, until another, the end, or a full block."""
+        series, of, times, mantissas = self._series, self._of, self._times, self._mantissas
+        head, common, seed = HEAD.unpack_from, COMMON.unpack_from, self._seed
+        last = len(data) - 22  # the smallest frame of the common shape
+        while at <= last and not self.full:
+            magic, length, checksum = head(data, at)
+            start = at + 8
+            end = start + length
+            if magic != MAGIC or end >= len(data) or data[end] != _END or length < 13:
+                break
+            body = data[start:end]
+            array, kind, time, value, key = common(body)
+            if array != 0x96 or kind != 0xCF or value > 0x7F or key != 0xC0:
+                break
+            if crc32(body, seed) != checksum:
+                break
+            name = body[12:]
+            number = series.get(name)
+            if number is None:
+                number = series[name] = len(series)
+                self._series_bytes += len(name)
+            of.append(number)
+            times.append(time // 1000)
+            mantissas.append(value)
+            at = end + 1
+        return at
+
+    def _step(self, data: bytes, at: int) -> int:
+        """Take one frame of any shape, or step over one stretch of damage."""
+        found = next(scan(data, at, self._seed), None)
+        if found is None:
+            return len(data)
+        if isinstance(found, Torn):
+            self._torn += 1
+            return found.end
+        return self._take_any(found)
+
+    def _take_any(self, frame: Frame) -> int:
+        try:
+            body = split_body(frame.body)
+        except FrameDamaged:
+            # The checksum holds and the content does not: nothing that we wrote.
+            self._torn += 1
+            return frame.end
+        index = len(self._of)
+        number = self._series.get(body.series)
+        if number is None:
+            number = self._series[body.series] = len(self._series)
+            self._series_bytes += len(body.series)
+        self._of.append(number)
+        self._times.append(body.time)
+        if body.mantissa > INT64_MAX:
+            self._wides.append((index, str(body.mantissa)))
+            self._mantissas.append(0)
+        else:
+            self._mantissas.append(body.mantissa)
+        if body.scale:
+            self._scales[index] = body.scale
+        if body.key is not None:
+            self._keys.append((index, body.key))
+            self._series_bytes += len(body.key)
+        if body.given:
+            self._given.append(index)
+        return frame.end
+
+    def cut(self, now: int) -> None:
+        """
+        Commit what was taken as one block, and the position behind it.
+
+        On an error nothing is lost, but the commit may be durable all the same: `recover`
+        looks, before anything else is taken.
+
+        Args:
+            now: Microseconds since 1970 UTC.
+        """
+        number, offset = self.read
+        packed = self.packed._replace(
+            number=number,
+            offset=offset,
+            sequence=self.packed.sequence + len(self._of),
+            torn=self.packed.torn + self._torn,
+        )
+        if packed == self.packed:
+            return
+        try:
+            if self._of:
+                self._queue.commit_block(self._encode(), packed, now)
+            else:
+                self._queue.move_packed(packed)
+        except BaseException:
+            self._uncertain = True
+            raise
+        self.packed = packed
+        self._open_block()
+
+    def _encode(self) -> bytes:
+        times = self._times
+        columns = Columns(
+            version=1,
+            source=self._source,
+            series=list(self._series),
+            of=self._of,
+            times=[times[0], *map(int.__sub__, times[1:], times)],
+            mantissas=self._mantissas,
+            scales=[self._scales.get(i, 0) for i in range(len(self._of))] if self._scales else [],
+            wides=self._wides,
+            keys=self._keys,
+            ids=[],
+            given=self._given,
+        )
+        return encode_block(columns, producer=self._producer, first=self.packed.sequence)
+
+    def next_spool(self, number: int, dropped: int, now: int) -> None:
+        """
+        Go on with the next spool file; the one before it is packed to its end.
+
+        Args:
+            number: The next file's number.
+            dropped: The drops that the file before it has counted.
+            now: Microseconds since 1970 UTC.
+        """
+        self.cut(now)
+        packed = self.packed._replace(
+            number=number, offset=Packed().offset, dropped=self.packed.dropped + dropped
+        )
+        try:
+            self._queue.move_packed(packed)
+        except BaseException:
+            self._uncertain = True
+            raise
+        self.packed = packed
+        self.read = (number, packed.offset)

@@ -1,0 +1,225 @@
+"""
+The queue's directory: names, locks, ballast, and what is kept after sending.
+
+A producer's lock file is locked for its whole life. A lock that can be taken is a
+producer that died, whose files may be adopted. The lock goes last, so files without a
+lock are leftovers of nobody; identities are random, so no pid is ever asked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar, Final
+
+from tallybook.limits import BALLAST_BYTES, RETAINED_BYTES_MAX, RETAINED_SECONDS_MAX
+
+__all__ = [
+    "Lock",
+    "add_ballast",
+    "drop_ballast",
+    "forget_locks",
+    "keep_blocks",
+    "lock_names",
+    "make_directory",
+    "queue_path",
+    "spool_paths",
+    "status_path",
+    "sweep_kept",
+]
+
+_BALLAST: Final = "ballast"
+_KEPT_FILES_MAX: Final = 1_000
+
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}
+)
+"""Where neither locks nor memory maps nor SQLite's write-ahead log can be trusted."""
+
+
+class Lock:
+    """
+    A producer's lock file, held.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    # Every lock file that this process has open. A child of fork closes them all: a lock
+    # belongs to the open file, and a child that kept one would make its parent look alive
+    # after its death.
+    descriptors: ClassVar[set[int]] = set()
+
+    @classmethod
+    def make(cls, directory: Path, producer: bytes) -> Lock | None:
+        """
+        Make and take the lock of a new producer; None if somebody took it first.
+
+        Between making and locking, an adopter may find the file, take it for a dead
+        producer's and remove it. The comparison of inodes sees that.
+        """
+        path = directory / f"{producer.hex()}.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return cls._lock(path, fd)
+
+    @classmethod
+    def take(cls, path: Path) -> Lock | None:
+        """The lock of a dead producer, or None: alive, adopted by another, or gone."""
+        try:
+            # No O_CREAT: a file that is made here would be a producer that never was.
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        return cls._lock(path, fd)
+
+    @classmethod
+    def _lock(cls, path: Path, fd: int) -> Lock | None:
+        cls.descriptors.add(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return cls(path, fd)
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            cls._close(fd)
+            raise
+        cls._close(fd)
+        return None
+
+    @classmethod
+    def _close(cls, fd: int) -> None:
+        cls.descriptors.discard(fd)
+        os.close(fd)
+
+    def release(self, *, unlink: bool) -> None:
+        """Let go; with *unlink*, the file goes while it is still locked."""
+        if unlink:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+        self._close(self._fd)
+
+
+def forget_locks() -> None:
+    """In a child after fork: close the parent's lock files, without unlocking them."""
+    for fd in list(Lock.descriptors):
+        with suppress(OSError):
+            os.close(fd)
+    Lock.descriptors.clear()
+
+
+def make_directory(path: Path) -> None:
+    """
+    Make the directory, for its owner only.
+
+    Raises:
+        OSError: It cannot be made, or lies on a network file system.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise OSError(
+            f"{path} is on {kind}, a network file system, where a queue is not safe; "
+            "set TALLYBOOK_DIRECTORY to a local disk"
+        )
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system under *path*, or ``""`` where the system does not say."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    for line in mounts:
+        fields, _, rest = line.partition(" - ")
+        # Octal escapes stand for blanks in the mount point; the longest match is the mount.
+        point = fields.split(" ")[4].replace("\\040", " ").replace("\\011", "\t")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, rest.split(" ")[0]
+    return kind
+
+
+def queue_path(directory: Path, producer: str) -> Path:
+    """The producer's SQLite file."""
+    return directory / f"{producer}.db"
+
+
+def status_path(directory: Path, producer: str) -> Path:
+    """The producer's published counts."""
+    return directory / f"{producer}.status"
+
+
+def spool_paths(directory: Path, producer: str) -> list[tuple[int, Path]]:
+    """(number, path) of the producer's spool files, in order."""
+    found: list[tuple[int, Path]] = []
+    for path in directory.glob(f"{producer}.spool-*"):
+        number = path.name.rpartition("-")[2]
+        if number.isascii() and number.isdigit():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def lock_names(directory: Path) -> list[Path]:
+    """The lock files of all producers here, dead or alive."""
+    return sorted(
+        path
+        for path in directory.glob("*.lock")
+        if len(path.stem) == 32 and set(path.stem) <= set("0123456789abcdef")
+    )
+
+
+def add_ballast(directory: Path) -> None:
+    """Put the ballast there, if there is room for it."""
+    try:
+        fd = os.open(directory / _BALLAST, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return  # It is there, or the disk is full: then there is nothing to add.
+    try:
+        os.posix_fallocate(fd, 0, BALLAST_BYTES)
+    except OSError:
+        drop_ballast(directory)
+    finally:
+        os.close(fd)
+
+
+def drop_ballast(directory: Path) -> None:
+    """Give the ballast up: room to checkpoint and to remove what was sent."""
+    with suppress(OSError):
+        (directory / _BALLAST).unlink()
+
+
+def keep_blocks(directory: Path, producer: str, blocks: Iterable[bytes]) -> None:
+    """Keep a drained queue's acknowledged blocks, for a server restored from a backup."""
+    data = b"".join(blocks)
+    if data:
+        with suppress(OSError):  # Room is short: what the server has is not worth an error.
+            (directory / f"{producer}.kept").write_bytes(data)
+
+
+def sweep_kept(directory: Path, now_seconds: float) -> None:
+    """Remove kept blocks that are too old, or, oldest first, more than the limit."""
+    files: list[tuple[float, int, Path]] = []
+    for path in directory.glob("*.kept"):
+        with suppress(OSError):
+            stat = path.stat()
+            files.append((stat.st_mtime, stat.st_size, path))
+    size = 0
+    for count, (modified, length, path) in enumerate(sorted(files, reverse=True)):
+        size += length
+        if (
+            size > RETAINED_BYTES_MAX
+            or count >= _KEPT_FILES_MAX
+            or modified < now_seconds - RETAINED_SECONDS_MAX
+        ):
+            with suppress(OSError):
+                path.unlink()

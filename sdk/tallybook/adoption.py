@@ -55,9 +55,24 @@ class Orphan:
         announced: The server knows that it will never record again.
     """
 
-    def __init__(self, directory: Path, lock: Lock, endpoint: str | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lock: Lock,
+        endpoint: str | None,
+        clock: Clock,
+        *,
+        unaddressed: bool = False,
+    ) -> None:
         """
         Pack what the dead producer left.
+
+        Args:
+            directory: Where its files lie.
+            lock: Its lock, taken.
+            endpoint: Where what it left is going to be sent.
+            clock: The time.
+            unaddressed: It is for this endpoint too if it names none.
 
         Raises:
             Held: It is not for this endpoint, or what it left cannot be read.
@@ -79,8 +94,10 @@ class Orphan:
                 meant, source = identity.endpoint, identity.source
             else:
                 meant, source = (_text(self.queue.note(name)) for name in ("endpoint", "source"))
-            if meant != endpoint:
+            if meant != endpoint and not (meant is None and unaddressed):
                 raise Held(f"{self._name} is meant for {meant or 'no endpoint'}, not {endpoint}")
+            # A queue that named no endpoint goes on naming none until somebody has answered:
+            # then its ledger binds it, and a mistyped endpoint has bound it to nothing.
             self.queue.remember(endpoint=meant, source=source)
             self._pack(spools, source)
         except BaseException:
@@ -160,14 +177,31 @@ class Adopter:
     """
     Looks for dead producers in one directory, and drains them.
 
+    Args:
+        directory: Where their files lie.
+        endpoint: Where the flusher sends; None where that is nobody's name.
+        flusher: What sends.
+        clock: The time.
+        unaddressed: Adopt also queues that name no endpoint. Only a person may say so: what
+            an application recorded without an endpoint is not for whoever comes next.
+
     Attributes:
         orphans: The queues that are adopted just now.
         held: Files that are left as they are: producer and reason.
     """
 
-    def __init__(self, directory: Path, endpoint: str | None, flusher: Flusher, clock: Clock):
+    def __init__(
+        self,
+        directory: Path,
+        endpoint: str | None,
+        flusher: Flusher,
+        clock: Clock,
+        *,
+        unaddressed: bool = False,
+    ) -> None:
         self._directory = directory
         self._endpoint = endpoint
+        self._unaddressed = unaddressed
         self._flusher = flusher
         self._clock = clock
         self._due_at = clock.monotonic()
@@ -227,7 +261,15 @@ class Adopter:
             lock.release(unlink=True)  # It died before its first event, or after its last.
             return
         try:
-            self.orphans.append(Orphan(self._directory, lock, self._endpoint, self._clock))
+            self.orphans.append(
+                Orphan(
+                    self._directory,
+                    lock,
+                    self._endpoint,
+                    self._clock,
+                    unaddressed=self._unaddressed,
+                )
+            )
             self.held.pop(name, None)
         except (Held, OSError, sqlite3.Error, QueueDamaged) as error:
             if self.held.get(name) != str(error):

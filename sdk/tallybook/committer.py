@@ -25,6 +25,7 @@ from tallybook.queue import Packed, Queue
 __all__ = ["Committer"]
 
 _END: Final = END[0]
+_COMMON_BYTES_MIN: Final = HEAD.size + COMMON.size + len(END)
 
 
 class Committer:
@@ -100,28 +101,35 @@ class Committer:
         """Take frames of the common shape, until another, the end, or a full block."""
         series, of, times, mantissas = self._series, self._of, self._times, self._mantissas
         head, common, seed = HEAD.unpack_from, COMMON.unpack_from, self._seed
-        last = len(data) - 22  # the smallest frame of the common shape
-        while at <= last and not self.full:
+        last = len(data) - _COMMON_BYTES_MIN
+        room = BLOCK_EVENTS_MAX - len(of)
+        while room and at <= last:
             magic, length, checksum = head(data, at)
-            start = at + 8
-            end = start + length
-            if magic != MAGIC or end >= len(data) or data[end] != _END or length < 13:
+            end = at + 8 + length
+            array, kind, time, value, key = common(data, at + 8)
+            if (
+                array != 0x96
+                or kind != 0xCF
+                or value > 0x7F
+                or key != 0xC0
+                or magic != MAGIC
+                or end >= len(data)
+                or data[end] != _END
+                or crc32(data[at + 8 : end], seed) != checksum
+            ):
                 break
-            body = data[start:end]
-            array, kind, time, value, key = common(body)
-            if array != 0x96 or kind != 0xCF or value > 0x7F or key != 0xC0:
-                break
-            if crc32(body, seed) != checksum:
-                break
-            name = body[12:]
+            name = data[at + 20 : end]
             number = series.get(name)
             if number is None:
                 number = series[name] = len(series)
-                self._series_bytes += len(name)
+                self._series_bytes += length
+                if self._series_bytes >= BLOCK_RAW_BYTES_CUT:
+                    room = 1
             of.append(number)
             times.append(time // 1000)
             mantissas.append(value)
             at = end + 1
+            room -= 1
         return at
 
     def _step(self, data: bytes, at: int) -> int:

@@ -140,6 +140,8 @@ class Meter:
         transport: How requests travel; HTTP by default.
         clock: For tests.
         ids: For tests.
+        threads: Without them, `flush` and `close` do all the work, when they are called: for
+            tests, and where a process is frozen between calls.
 
     Raises:
         InvalidSetting: An option or a variable has a value that it cannot have.
@@ -160,6 +162,7 @@ class Meter:
         transport: Transport | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
+        threads: bool = True,
     ) -> None:
         self._settings = read_settings(
             os.environ,
@@ -176,6 +179,7 @@ class Meter:
         self._clock = clock or SystemClock()
         self._ids = ids or SystemIds()
         self._transport = transport
+        self._threads = threads
         self._time_ns = self._clock.time_ns
         self._buffered = self._settings.durability == "buffered"
         self._power = self._settings.durability == "power"
@@ -261,7 +265,13 @@ class Meter:
                 raise _Uncommon
         except (_Uncommon, TypeError):
             body = self._check(dimension, value, tenant, tags, time, key)
-        if self._guard[0] and not self._buffered:
+        if not self._guard[0] or len(self._buffer) > BUFFER_EVENTS_MAX:
+            self._keep(body)
+        elif self._buffered:
+            self._buffer.append(body)
+            if self._bed.asleep:
+                self._bed.packing.ring()
+        else:
             write, seed = self._producer.slot  # type: ignore[union-attr]
             try:
                 write(_pack_head(MAGIC, len(body), crc32(body, seed)) + body + END)
@@ -269,8 +279,6 @@ class Meter:
                 self._store(body)
             if self._bed.asleep:
                 self._bed.packing.ring()
-        else:
-            self._keep(body)
         if tenant is None:
             next(self._unattributed)
         if self._power:
@@ -508,7 +516,8 @@ class Meter:
             self._drops_without_file = 0
         self._producer, self._worker, self._bed = producer, worker, worker
         self._guard[0] = 1
-        worker.start()
+        if self._threads:
+            worker.start()
 
     def _forget(self) -> None:
         """In a child after fork: begin anew, without touching what is the parent's."""

@@ -1,0 +1,329 @@
+"""
+The embedded engine: a ledger in one directory, inside the server's process.
+
+Append: the caller's thread checks and decodes (`intake`), the writer decides and commits
+(`writer`, `judge`, `journal`) and publishes to the hot tail (`tail`). Ask: a snapshot of
+segments and tail (`snapshot`), through DuckDB (`tables`, `query`, `rows`). Beside both,
+the sealer turns old parts of the tail into segments (`sealer`, `segment`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import TypeVar
+
+from tallybook.clock import Clock, Ids, SystemClock, SystemIds
+from tallybook.event import Event
+from tallybook_server.book import Book
+from tallybook_server.entry import Verdict
+from tallybook_server.intake import Intake, take_block, take_events
+from tallybook_server.journal import Connect, Journal, open_connection
+from tallybook_server.ledger import (
+    Acknowledgement,
+    Delivery,
+    Finding,
+    LedgerBusy,
+    LedgerEvent,
+    Position,
+    ProducerReport,
+    Rejection,
+    Usage,
+    UsageQuery,
+)
+from tallybook_server.limits import (
+    BUSY_RETRY_SECONDS,
+    SEAL_AGE_SECONDS,
+    SEAL_BYTES,
+    SEAL_CHECK_SECONDS,
+    SEAL_EVENTS,
+    SILENT_SECONDS,
+    TAIL_BYTES_MAX,
+    TAIL_EVENTS_MAX,
+)
+from tallybook_server.producers import completeness, reports
+from tallybook_server.query import aggregate
+from tallybook_server.rows import counted_after, sealed_events
+from tallybook_server.sealer import Sealer, SealThresholds
+from tallybook_server.segment import read_range
+from tallybook_server.tables import Tables
+from tallybook_server.verify import verify_book
+from tallybook_server.window import tzdata_version
+from tallybook_server.writer import Writer
+
+__all__ = ["EmbeddedLedger"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("tallybook.ledger")
+
+
+class EmbeddedLedger:
+    """
+    A `Ledger` in a directory of its own. One process at a time.
+
+    Attributes:
+        writer: The journal's owner; a test steps it.
+        sealer: Makes segments; a test steps it.
+        snapshots: What queries see.
+        tables: DuckDB, with the part of the tail that was asked for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        threads: bool = True,
+        connect: Connect = open_connection,
+        seal_events: int = SEAL_EVENTS,
+        seal_bytes: int = SEAL_BYTES,
+        seal_age_seconds: float = SEAL_AGE_SECONDS,
+        tail_events_max: int = TAIL_EVENTS_MAX,
+        tail_bytes_max: int = TAIL_BYTES_MAX,
+        silent_seconds: int = SILENT_SECONDS,
+    ) -> None:
+        """
+        Open the book in *directory*, or begin one.
+
+        Args:
+            directory: ``DATA/books/default``; created if it is not there.
+            clock: Now.
+            ids: For the ledger's id, and that of the producer of JSON events.
+            threads: False: nothing happens on its own; appends and seals run in the caller.
+            connect: Opens the journal's file.
+            seal_events: A seal is due at this many unsealed events.
+            seal_bytes: Or at this much memory.
+            seal_age_seconds: Or when the oldest of them is this old.
+            tail_events_max: Unsealed events beyond which nothing is taken.
+            tail_bytes_max: Likewise, in memory.
+            silent_seconds: A producer that has said nothing for this long is silent.
+
+        Raises:
+            LedgerLocked: Another server has the book.
+            LedgerDamaged: The journal is not what it should be.
+        """
+        self._clock = clock or SystemClock()
+        ids = ids or SystemIds()
+        self._book = Book(Path(directory))
+        self._book.open()
+        try:
+            self._book.remove_unfinished()
+            self.tables = Tables(self._book.segments, self._book.spill)
+            self.writer = Writer(
+                lambda: Journal(self._book.journal, connect),
+                clock=self._clock,
+                ids=ids,
+                retire=self.tables.drop,
+                sealed_events=self._sealed_events,
+                threads=threads,
+            )
+        except BaseException:
+            self._book.close()
+            raise
+        self.snapshots = self.writer.snapshots
+        self._remove_orphans()
+        thresholds = SealThresholds(seal_events, seal_bytes, seal_age_seconds)
+        self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
+        self._tail_events_max = tail_events_max
+        self._tail_bytes_max = tail_bytes_max
+        self._silent_seconds = silent_seconds
+        self._door = ids.producer()
+        self._door_next = 1
+        self._door_lock = Lock()
+        self._due = Flag()
+        self._closing = False
+        self._sealing: Thread | None = None
+        if threads:
+            self._sealing = Thread(target=self._seal, name="tallybook-sealer", daemon=True)
+            self._sealing.start()
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, made with the ledger."""
+        return self.writer.ledger_id
+
+    @property
+    def directory(self) -> Path:
+        """Where the book lies."""
+        return self._book.directory
+
+    def position(self) -> Position:
+        """The head: the last entry that queries see."""
+        return Position(self.writer.incarnation, self.snapshots.current.position)
+
+    # -- in --------------------------------------------------------------------------------
+
+    def append(self, delivery: Delivery) -> Future[Acknowledgement]:
+        """
+        Store a delivery, each event exactly once. See `Ledger.append`.
+
+        Blocks are decoded and validated here, on the caller's thread.
+
+        Raises (from the future):
+            LedgerBusy: The tail is full; nothing was stored.
+            LedgerFull: The disk refused.
+            BlockDamaged: A block without so much as a header; nothing was stored.
+        """
+        try:
+            self._check_room()
+            return self.writer.append(self._take(delivery))
+        except Exception as error:
+            refused: Future[Acknowledgement] = Future()
+            refused.set_exception(error)
+            return refused
+        finally:
+            if self.sealer.is_due():
+                self._due.set()
+
+    def _check_room(self) -> None:
+        tail = self.snapshots.current.tail
+        events, size = self.writer.waiting
+        events += sum(part.generation.events for part in tail)
+        size += sum(part.generation.bytes for part in tail)
+        if events >= self._tail_events_max or size >= self._tail_bytes_max:
+            self._due.set()
+            raise LedgerBusy(
+                f"{events} events ({size} bytes) wait to be sealed; at most "
+                f"{self._tail_events_max} ({self._tail_bytes_max} bytes) may",
+                BUSY_RETRY_SECONDS,
+            )
+
+    def _take(self, delivery: Delivery) -> Intake:
+        now = self.writer.now()
+        if delivery.events:
+            return take_events(delivery, now, self._place_at_door)
+        known = self.writer.known_series
+        blocks = [take_block(data, known) for data in delivery.blocks]
+        return Intake(delivery.announcement, now, blocks)
+
+    def _place_at_door(self, count: int) -> tuple[bytes, int]:
+        with self._door_lock:
+            first = self._door_next
+            self._door_next += count
+        return self._door, first
+
+    # -- out -------------------------------------------------------------------------------
+
+    def aggregate(self, query: UsageQuery) -> Usage:
+        """
+        The answer at one position.
+
+        Raises:
+            TooManyRows: Beyond ``query.limit`` rows, or too many windows.
+            ValueError: Windows without a start and an end.
+            ZoneInfoNotFoundError: No such time zone.
+        """
+        # First what is known to be complete, then the events: so an answer never claims
+        # to be complete through what came after it.
+        now = self.writer.now()
+        known = self.writer.run(lambda journal: completeness(journal, now, self._silent_seconds))
+        completed = known.result()
+        with self.snapshots.hold() as snapshot:
+            rows = aggregate(self.tables, self._book.segments, snapshot, query)
+        return Usage(
+            rows=rows,
+            position=Position(self.writer.incarnation, snapshot.position),
+            complete=completed.complete,
+            through=completed.through,
+            producers=completed.counts,
+            tzdata=tzdata_version(),
+        )
+
+    def scan(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]:
+        """Counted events behind (position, index), in the ledger's order."""
+        with self.snapshots.hold() as snapshot:
+            found = counted_after(self.tables, self._book.segments, snapshot, after, limit)
+        positions = {row.entry for row in found}
+        entries = self.writer.run(
+            lambda journal: {position: journal.entry(position) for position in positions}
+        ).result()
+        return [
+            LedgerEvent(
+                position=row.entry,
+                index=row.place,
+                producer=entries[row.entry].detail[0].hex(),
+                sequence=entries[row.entry].detail[1] + row.place,
+                recorded_at=entries[row.entry].recorded_at,
+                source=entries[row.entry].detail[4],
+                event=row.event,
+            )
+            for row in found
+        ]
+
+    def rejections(self, *, after: tuple[int, int], limit: int) -> list[Rejection]:
+        """What was not counted and why, in the ledger's order."""
+        verdicts = (int(Verdict.REJECTED), int(Verdict.CONFLICT))
+
+        def read(journal: Journal) -> list[Rejection]:
+            return [
+                Rejection(
+                    position=row.position,
+                    index=row.place,
+                    verdict="conflict" if row.verdict == Verdict.CONFLICT else "rejected",
+                    reason=row.reason,
+                    detail=row.detail,
+                    data=row.data,
+                    recorded_at=journal.entry(row.position).recorded_at,
+                )
+                for row in journal.rejections(verdicts, after, limit)
+            ]
+
+        return self.writer.run(read).result()
+
+    def producers(self) -> list[ProducerReport]:
+        """Every producer, the last seen first."""
+        now = self.writer.now()
+        return self.writer.run(lambda journal: reports(journal, now, self._silent_seconds)).result()
+
+    def verify(self) -> Iterator[Finding]:
+        """Everything that is wrong with the ledger; nothing, if all is well."""
+        with self.snapshots.hold() as snapshot:
+            yield from verify_book(self._book, self.tables, snapshot, self._read)
+
+    def _read(self, function: Callable[[Journal], T]) -> T:
+        return self.writer.run(function).result()
+
+    def _sealed_events(self, entry: int, indices: Sequence[int]) -> Mapping[int, Event]:
+        with self.snapshots.hold() as snapshot:
+            return sealed_events(self.tables, self._book.segments, snapshot, entry, indices)
+
+    # -- life ------------------------------------------------------------------------------
+
+    def _remove_orphans(self) -> None:
+        """Remove files of seals that a crash kept from being entered."""
+        snapshot = self.snapshots.current
+        sealed = snapshot.sealed_upto
+        for path in self._book.segments.iterdir():
+            covers = read_range(path.name)
+            # Only what the journal still has as blocks. A file from beyond the head is not
+            # ours to remove: the journal may have been restored from an older backup.
+            if covers is not None and sealed < covers[0] and covers[1] <= snapshot.position:
+                path.unlink()
+
+    def _seal(self) -> None:
+        while not self._closing:
+            self._due.wait(SEAL_CHECK_SECONDS)
+            self._due.clear()
+            try:
+                while not self._closing and self.sealer.step():
+                    pass
+            except Exception:
+                # Events stay in the tail, and the next step tries again; if this goes on,
+                # the tail fills and ingest says so.
+                _log.exception("a seal failed and will be tried again")
+
+    def close(self) -> None:
+        """Finish what is begun and let go of the files. Idempotent."""
+        self._closing = True
+        self._due.set()
+        if self._sealing is not None:
+            self._sealing.join()
+        self.writer.close()
+        self.tables.close()
+        self._book.close()

@@ -1,0 +1,369 @@
+"""
+A delivery on its way to the writer: everything that can be decided without the ledger.
+
+Blocks are checked, decompressed and validated here, on the caller's thread, while the
+writer waits for the disk. JSON events become blocks here, too: the ledger is their
+producer, under an id of its own per life of the server (the *door*), so that behind this
+module there is one path for every event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import itemgetter
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+
+from tallybook.block import (
+    BlockHeader,
+    Columns,
+    check_digest,
+    encode_block,
+    pack,
+    read_header,
+    read_payload,
+)
+from tallybook.errors import BlockDamaged, FrameDamaged, InvalidEvent
+from tallybook.event import (
+    Event,
+    check_dimension,
+    check_key,
+    check_source,
+    check_tags,
+    check_tenant,
+)
+from tallybook.frame import Body, encode_series, read_series
+from tallybook.limits import (
+    BLOCK_EVENTS_MAX,
+    FUTURE_SECONDS_MAX,
+    TAG_KEY_BYTES_MAX,
+    TAG_VALUE_BYTES_MAX,
+    TAGS_MAX,
+    TENANT_BYTES_MAX,
+)
+from tallybook.wire import Announcement, Receipt
+from tallybook_server.content import event_json
+from tallybook_server.ledger import Delivery, OfferedEvent, RejectedEvent
+from tallybook_server.limits import DOOR_BLOCK_BYTES_CUT
+
+__all__ = ["Fault", "Intake", "OfferedBlock", "OfferedRejection", "take_block", "take_events"]
+
+
+class Fault(NamedTuple):
+    """
+    Why an event cannot be accepted, whatever the ledger holds.
+
+    Attributes:
+        reason: A stable word: the field at fault.
+        detail: What is wrong, in words.
+    """
+
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class OfferedBlock:
+    """
+    A block that is whole and readable.
+
+    Attributes:
+        data: Its bytes.
+        header: Its header.
+        columns: Its events.
+        times: Per event, microseconds since 1970 UTC, as its host claims.
+        latest: The latest of them.
+        unfit: Why a series is out of bounds, by its index.
+        faults: Why an event cannot be accepted, by its index.
+        door: Whether the ledger itself is the producer.
+    """
+
+    data: bytes
+    header: BlockHeader
+    columns: Columns
+    times: array[int]
+    latest: int
+    unfit: dict[int, Fault]
+    faults: dict[int, Fault]
+    door: bool = False
+
+
+@dataclass(slots=True)
+class OfferedRejection:
+    """
+    A JSON event that is not acceptable.
+
+    Attributes:
+        index: Its place in the delivery.
+        event: Its bytes and the reason.
+        digest: SHA-256 of the bytes and the reason.
+    """
+
+    index: int
+    event: RejectedEvent
+    digest: bytes
+
+
+@dataclass(slots=True)
+class Intake:
+    """
+    A delivery, ready for the writer.
+
+    Attributes:
+        announcement: With blocks.
+        received_at: When it came, in microseconds since 1970 UTC.
+        blocks: In the order of the delivery; a receipt where a block is damaged or refused.
+        rejections: JSON events that are not acceptable.
+        places: Per block that was made of JSON events, their places in the delivery.
+        events: How many JSON events there are.
+    """
+
+    announcement: Announcement | None
+    received_at: int
+    blocks: list[OfferedBlock | Receipt]
+    rejections: list[OfferedRejection] = field(default_factory=list[OfferedRejection])
+    places: list[list[int]] = field(default_factory=list[list[int]])
+    events: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """What it weighs."""
+        return sum(
+            len(block.data) if isinstance(block, OfferedBlock) else 0 for block in self.blocks
+        ) + sum(len(rejection.event.data) for rejection in self.rejections)
+
+    @property
+    def weight(self) -> int:
+        """How many events it may add."""
+        return sum(block.header.count for block in self.blocks if isinstance(block, OfferedBlock))
+
+
+# -- blocks --------------------------------------------------------------------------------
+
+
+def take_block(data: bytes | memoryview, known: Collection[bytes]) -> OfferedBlock | Receipt:
+    """
+    The block in *data*, checked; or the receipt that says why it is none.
+
+    Args:
+        data: The block's bytes.
+        known: Series that were checked before and need no check.
+
+    Raises:
+        BlockDamaged: Not even a header, so there is nothing that a receipt could echo.
+    """
+    data = bytes(data)
+    header = read_header(data)
+    try:
+        columns = read_payload(data, header)
+    except BlockDamaged as error:
+        return _refusal(data, header, str(error))
+    times = list(accumulate(columns.times))
+    unfit = _unfit(columns.series, known)
+    faults = _faults(columns, unfit) if unfit or _needs_care(columns) else {}
+    return OfferedBlock(data, header, columns, array("q", times), max(times), unfit, faults)
+
+
+def _refusal(data: bytes, header: BlockHeader, reason: str) -> Receipt:
+    """A block whose digest holds was made like this, and will be the same when sent again."""
+    try:
+        check_digest(data, header)
+    except BlockDamaged as error:
+        return _receipt(header, "damaged", str(error))
+    return _receipt(header, "refused", reason)
+
+
+def _receipt(header: BlockHeader, status: str, reason: str) -> Receipt:
+    return Receipt(
+        producer=header.producer.hex(),
+        first=header.first,
+        count=header.count,
+        sha256=header.sha256.hex(),
+        status="damaged" if status == "damaged" else "refused",
+        reason=reason,
+    )
+
+
+def _needs_care(columns: Columns) -> bool:
+    if columns.keys or columns.ids:
+        return True
+    return columns.source is not None and _fault(check_source, columns.source) is not None
+
+
+def _faults(columns: Columns, unfit: dict[int, Fault]) -> dict[int, Fault]:
+    """Why events of a block cannot be accepted, by index."""
+    faults: dict[int, Fault] = {}
+    if columns.source is None:
+        missing = Fault("source", "a key or an id needs a source: name the application")
+        faults |= {index: missing for index, _ in (*columns.keys, *columns.ids)}
+    for index, key in (*columns.keys, *columns.ids):
+        fault = _fault(check_key, key)
+        if fault is not None:
+            faults[index] = fault
+    if columns.source is not None:
+        fault = _fault(check_source, columns.source)
+        if fault is not None:
+            faults |= dict.fromkeys(range(len(columns.of)), fault)
+    if unfit:
+        faults |= {index: unfit[of] for index, of in enumerate(columns.of) if of in unfit}
+    return faults
+
+
+def _fault(check: Callable[[object], object], value: object) -> Fault | None:
+    try:
+        check(value)
+    except InvalidEvent as error:
+        return Fault(error.field.split(" ")[0], str(error))
+    return None
+
+
+# -- series --------------------------------------------------------------------------------
+
+# What is surely within every bound, at a glance: in characters, of which each has four
+# bytes at most. What is not goes through the checks one by one, and they decide.
+_PLAIN_SERIES: Final = msgspec.msgpack.Decoder(
+    tuple[
+        str,
+        Annotated[str, msgspec.Meta(min_length=1, max_length=TENANT_BYTES_MAX // 4)] | None,
+        Annotated[
+            dict[
+                Annotated[str, msgspec.Meta(min_length=1, max_length=TAG_KEY_BYTES_MAX // 4)],
+                Annotated[str, msgspec.Meta(max_length=TAG_VALUE_BYTES_MAX // 4)],
+            ],
+            msgspec.Meta(max_length=TAGS_MAX),
+        ]
+        | None,
+    ]
+)
+# Bytes that are part of no control character: those of ASCII are one byte, the others
+# begin with C2, as do some harmless characters. Some lengths look like one, too.
+_NO_CONTROL: Final = bytes(set(range(0x20, 0x100)) - {0x7F, 0xC2})
+_OF_THREE: Final = b"\x93".__add__  # A series is the inside of a msgpack array of three.
+_dimension_of = itemgetter(0)
+
+
+def _unfit(series: Sequence[bytes], known: Collection[bytes]) -> dict[int, Fault]:
+    """Why series are out of bounds, by index; empty in all but a few blocks."""
+    fresh = set(series).difference(known)
+    if not fresh or _all_plain(fresh):
+        return {}
+    faults = {one: fault for one in fresh if (fault := _series_fault(one)) is not None}
+    return {at: faults[one] for at, one in enumerate(series) if one in faults}
+
+
+def _all_plain(fresh: Collection[bytes]) -> bool:
+    """
+    Whether all of *fresh* are within every bound, without a look at each by Python.
+
+    A series that repeats never comes here; this is for tags that hardly ever repeat.
+    Measured: 0.7 us a series of two tags, by the checks one by one 4 us.
+    """
+    if b"".join(fresh).translate(None, _NO_CONTROL):
+        return False
+    try:
+        read = list(map(_PLAIN_SERIES.decode, map(_OF_THREE, fresh)))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return all(_fault(check_dimension, one) is None for one in set(map(_dimension_of, read)))
+
+
+def _series_fault(series: bytes) -> Fault | None:
+    try:
+        dimension, tenant, tags = read_series(series)
+    except FrameDamaged as error:
+        return Fault("series", str(error))
+    tags_fault = _fault(check_tags, tags)
+    if tags_fault is not None:
+        return Fault("tags", tags_fault.detail)
+    return _fault(check_dimension, dimension) or _fault(check_tenant, tenant)
+
+
+# -- JSON events ---------------------------------------------------------------------------
+
+
+def take_events(delivery: Delivery, now: int, place: Callable[[int], tuple[bytes, int]]) -> Intake:
+    """
+    JSON events as blocks of the ledger's own, and what cannot be accepted.
+
+    Args:
+        delivery: With events.
+        now: Microseconds since 1970 UTC.
+        place: Given a count, the producer and the first of that many sequences.
+    """
+    intake = Intake(None, now, [], events=len(delivery.events))
+    by_source: dict[str | None, list[int]] = {}
+    for index, offered in enumerate(delivery.events):
+        rejected = offered if isinstance(offered, RejectedEvent) else _rejected(offered, now)
+        if rejected is not None:
+            digest = hashlib.sha256(rejected.reason.encode() + b"\0" + rejected.data).digest()
+            intake.rejections.append(OfferedRejection(index, rejected, digest))
+        elif isinstance(offered, OfferedEvent):
+            by_source.setdefault(offered.source, []).append(index)
+    for source, indices in by_source.items():
+        for places, bodies in _cut(delivery.events, indices):
+            producer, first = place(len(bodies))
+            data = encode_block(pack(source, bodies), producer=producer, first=first)
+            block = take_block(data, ())
+            if isinstance(block, OfferedBlock):
+                block.door = True
+            intake.blocks.append(block)
+            intake.places.append(places)
+    return intake
+
+
+def _rejected(offered: OfferedEvent, now: int) -> RejectedEvent | None:
+    """What an event in JSON is refused for, before it becomes part of a block."""
+    event = offered.event
+    fault = None
+    if (event.key is not None or event.id is not None) and offered.source is None:
+        fault = Fault("source", "a key or an id needs a source: name the application")
+    elif event.time > now + FUTURE_SECONDS_MAX * 1_000_000:
+        ahead = (event.time - now) // 1_000_000
+        fault = Fault(
+            "time",
+            f"time is {ahead} s ahead of the server's clock; expected at most "
+            f"{FUTURE_SECONDS_MAX}: send it again later, or correct the clock",
+        )
+    if fault is None:
+        return None
+    return RejectedEvent(event_json(event, offered.source), fault.reason, fault.detail)
+
+
+def _cut(
+    events: Sequence[OfferedEvent | RejectedEvent], indices: list[int]
+) -> Iterable[tuple[list[int], list[Body]]]:
+    """Events of one source, in stretches that fit into a block."""
+    places: list[int] = []
+    bodies: list[Body] = []
+    weight = 0
+    for index in indices:
+        offered = events[index]
+        if isinstance(offered, RejectedEvent):
+            continue
+        body = _body(offered.event)
+        size = len(body.series) + 4 * len((body.key or "") + (body.id or "")) + 60
+        if bodies and (len(bodies) == BLOCK_EVENTS_MAX or weight + size > DOOR_BLOCK_BYTES_CUT):
+            yield places, bodies
+            places, bodies, weight = [], [], 0
+        weight += size
+        places.append(index)
+        bodies.append(body)
+    if bodies:
+        yield places, bodies
+
+
+def _body(event: Event) -> Body:
+    return Body(
+        time=event.time,
+        given=event.given,
+        mantissa=event.value[0],
+        scale=event.value[1],
+        key=event.key,
+        series=encode_series(event.dimension, event.tenant, event.tags),
+        id=event.id,
+    )

@@ -1,0 +1,167 @@
+"""
+Every limit of the server: its name, its unit (last in the name), its value, and the
+reason for it. The limits of an event and of the formats are `tallybook.limits`.
+
+What an operator may set is an option of `EmbeddedLedger`; the value here is its default.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# -- commit -----------------------------------------------------------------------------
+
+BLOCKS_PER_COMMIT_MAX: Final = 256
+"""Blocks in one transaction. At 1,000 events a block a commit then takes well under a second."""
+
+BYTES_PER_COMMIT_MAX: Final = 32 << 20
+"""Bytes of blocks in one transaction, so that the largest blocks do not make one of a gigabyte."""
+
+DOOR_BLOCK_BYTES_CUT: Final = 1 << 20
+"""JSON events are packed into blocks of about this size at most, far below a block's bound."""
+
+JOURNAL_CACHE_BYTES: Final = 64 << 20
+"""Pages that SQLite keeps: the inner pages of the indexes of some hundred million identities."""
+
+WAL_PAGES_MAX: Final = 4_000
+"""The write-ahead log is copied back at 16 MB: two or three times a second flat out."""
+
+# -- hot tail ---------------------------------------------------------------------------
+
+TAIL_EVENTS_MAX: Final = 4_000_000
+"""Events that are not sealed. Beyond it ingest answers 503; about 70 bytes each in memory."""
+
+TAIL_BYTES_MAX: Final = 1 << 30
+"""Memory of the events that are not sealed: with tags that never repeat this comes first."""
+
+BUSY_RETRY_SECONDS: Final = 2.0
+"""When to come back to a full tail: a seal of a million events takes about as long."""
+
+# -- seal -------------------------------------------------------------------------------
+
+SEAL_EVENTS: Final = 1_000_000
+"""A seal is due at this many events: large enough to compress well, a second of work."""
+
+SEAL_BYTES: Final = 256 << 20
+"""A seal is due at this much memory, whatever the number of events."""
+
+SEAL_AGE_SECONDS: Final = 86_400
+"""A seal is due when the oldest unsealed event is this old: at most 366 small files a year."""
+
+SEAL_CHECK_SECONDS: Final = 1.0
+"""How often the sealer looks for the age, when nobody wakes it."""
+
+SWEEP_BLOCKS: Final = 64
+"""Sealed blocks whose bytes leave the journal in one transaction: about 2 MB, a few ms."""
+
+SEGMENT_TAG_COLUMNS_MAX: Final = 200
+"""Tag keys with a column of their own in one segment; further ones share a map."""
+
+# -- queries ----------------------------------------------------------------------------
+
+WINDOWS_MAX: Final = 20_000
+"""Windows in one answer: two years of hours, fifty of days."""
+
+WINDOW_SLOTS_MAX: Final = 1_000_000
+"""Equal slots that the windows of an answer are made of. Beyond it, where offsets of the
+19th century meet, an ASOF join is used, five times slower."""
+
+ROWS_MAX: Final = 100_000
+"""Rows of one answer, unless the query says otherwise; more is an error, never a cut."""
+
+QUERY_MEMORY_BYTES: Final = 4 << 30
+"""Memory of DuckDB for the hot tail, queries and seals; beyond it, it spills to the book."""
+
+# -- producers --------------------------------------------------------------------------
+
+SILENT_SECONDS: Final = 300
+"""A producer that has not spoken for this long is silent. It speaks every 30 seconds."""
+
+GAPS_MAX: Final = 100
+"""Missing ranges of a producer that are listed by name."""
+
+SILENT_NAMED_MAX: Final = 100
+"""Silent producers that an answer lists by name; all of them are counted."""
+
+# -- HTTP -------------------------------------------------------------------------------
+
+BODY_BYTES_MAX: Final = 8 << 20
+"""A request's body on the wire. The SDK sends 4 MiB, or one larger block alone."""
+
+BODY_RAW_BYTES_MAX: Final = 16 << 20
+"""A request's body once decompressed: the bound that a decompression bomb meets."""
+
+ZSTD_WINDOW_LOG_MAX: Final = 23
+"""A zstd frame may ask for a window of 2 to this power bytes, 8 MiB: as RFC 9659 asks of HTTP."""
+
+BODIES_BYTES_MAX: Final = 256 << 20
+"""All bodies in memory at one time, compressed and not; beyond it the answer is 503."""
+
+BODY_SECONDS_MAX: Final = 30.0
+"""For a whole body to arrive: three times what the SDK gives a request."""
+
+DRAIN_BYTES_MAX: Final = 64 << 20
+"""Of a body that is refused, read and thrown away, so that the sender sees why and no reset."""
+
+DRAIN_SECONDS_MAX: Final = 5.0
+"""How long a refused body is thrown away before the connection is closed over it."""
+
+HEAD_BYTES_MAX: Final = 64 << 10
+"""A request's line and header fields; the parser itself has no bound."""
+
+HEAD_SECONDS_MAX: Final = 10.0
+"""For a head to arrive, from the connection or its first byte; uvicorn itself waits for ever."""
+
+CONNECTIONS_MAX: Final = 1_000
+"""Open connections; 1,024 file descriptors are the smallest usual allowance of a process."""
+
+KEEP_ALIVE_SECONDS: Final = 75
+"""An idle connection lives this long: longer than senders keep theirs, so that they close it."""
+
+SHUTDOWN_SECONDS_MAX: Final = 10
+"""For begun requests to be finished; what is cut off then was not acknowledged."""
+
+JSON_EVENTS_MAX: Final = 10_000
+"""Events in one JSON request."""
+
+JSON_COMMAS_MAX: Final = 50 * JSON_EVENTS_MAX
+"""Commas in a JSON body: 8 MiB of ``1,1,1`` would be 360 MB of list before it is counted."""
+
+JSON_EVENT_BYTES_MAX: Final = 128 << 10
+"""One JSON event. The largest within its bounds, all of it escaped, has about 70,000 bytes."""
+
+JSON_DEPTH_MAX: Final = 32
+"""Objects and arrays within each other in one JSON event; an event needs 2."""
+
+INLINE_BYTES_MAX: Final = 64 << 10
+"""A larger body is worked on in a thread: 10,000 JSON events take 0.3 s, and others wait."""
+
+INGEST_THREADS_MAX: Final = 4
+"""Threads that work on large bodies; more would only pass the interpreter around."""
+
+IDEMPOTENCY_KEY_BYTES_MAX: Final = 255
+"""The ``Idempotency-Key`` header."""
+
+QUERIES_MAX: Final = 4
+"""Questions that are worked on at one time; the next ones wait."""
+
+QUERY_STRING_BYTES_MAX: Final = 16 << 10
+"""A question's parameters, as written."""
+
+PAGE_ROWS_MAX: Final = 1_000
+"""Rows on one page of a list."""
+
+PAGE_ROWS: Final = 100
+"""Rows on one page, unless asked."""
+
+FINDINGS_MAX: Final = 1_000
+"""Findings in one answer of verify; the answer says when there are more."""
+
+FULL_RETRY_SECONDS: Final = 30
+"""``Retry-After`` when the disk is full: somebody has to make room first."""
+
+BODIES_RETRY_SECONDS: Final = 1
+"""``Retry-After`` when the bodies in memory are at their bound."""
+
+READY_SECONDS_MAX: Final = 2.0
+"""For the ledger's writer to answer before the server calls itself not ready."""

@@ -1,0 +1,121 @@
+"""
+What a query sees: segments and generations of the tail, up to one position.
+
+A snapshot never changes. The writer makes the next one and swaps one reference; who
+holds an older one keeps seeing exactly that, seals in between included. What a snapshot
+holds in memory goes when neither the current one nor a held one needs it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+from tallybook_server.segment import Segment
+from tallybook_server.tail import Generation
+
+__all__ = ["Part", "Snapshot", "Snapshots"]
+
+
+class Part(NamedTuple):
+    """
+    A generation as far as a snapshot reaches into it.
+
+    Attributes:
+        generation: It may go on growing.
+        chunks: How many of its chunks the snapshot sees.
+    """
+
+    generation: Generation
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    The counted events up to one position, each in exactly one of the parts.
+
+    Attributes:
+        position: The last entry that it holds for.
+        segments: The sealed parts, in the ledger's order.
+        tail: The parts that are not sealed, in the ledger's order; the last one grows.
+    """
+
+    position: int
+    segments: tuple[Segment, ...]
+    tail: tuple[Part, ...]
+
+    @property
+    def growing(self) -> Generation:
+        """The generation that new events go into."""
+        return self.tail[-1].generation
+
+    @property
+    def frozen(self) -> Part | None:
+        """The oldest part of the tail that does not grow any more, if there is one."""
+        return self.tail[0] if len(self.tail) > 1 else None
+
+    @property
+    def sealed_upto(self) -> int:
+        """The last entry that the segments cover."""
+        return self.segments[-1].last if self.segments else 0
+
+
+class Snapshots:
+    """The current snapshot, and who holds which. For any number of threads."""
+
+    def __init__(self, first: Snapshot, retire: Callable[[Generation], None]) -> None:
+        """
+        Begin with *first*.
+
+        Args:
+            first: The first snapshot.
+            retire: Called once with each generation that nobody needs any more.
+        """
+        self._current = first
+        self._retire = retire
+        self._lock = Lock()
+        self._holds: Counter[int] = Counter()
+        self._leaving: dict[int, Generation] = {}
+
+    @property
+    def current(self) -> Snapshot:
+        """The newest snapshot. Who reads parts of it holds it instead."""
+        return self._current
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Make *snapshot* the current one."""
+        with self._lock:
+            staying = {part.generation.number for part in snapshot.tail}
+            for part in self._current.tail:
+                if part.generation.number not in staying:
+                    self._leaving[part.generation.number] = part.generation
+            self._current = snapshot
+        self._let_go()
+
+    @contextmanager
+    def hold(self) -> Generator[Snapshot]:
+        """The current snapshot, kept whole until the block ends."""
+        with self._lock:
+            snapshot = self._current
+            numbers = [part.generation.number for part in snapshot.tail]
+            self._holds.update(numbers)
+        try:
+            yield snapshot
+        finally:
+            with self._lock:
+                self._holds.subtract(numbers)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            free = [number for number in self._leaving if self._holds[number] <= 0]
+            generations = [self._leaving.pop(number) for number in free]
+            for number in free:
+                del self._holds[number]
+        for generation in generations:
+            self._retire(generation)

@@ -1,0 +1,442 @@
+"""
+Does the ledger hold together? Everything is computed anew and compared with what is there.
+
+- the chain: each entry's bytes, its position, and the head behind it;
+- blocks: digests, and that none that is needed is missing;
+- events: each (entry, index) that the verdicts count is in exactly one segment or in the
+  tail, once, and no other is;
+- sequences: no two stretches of a producer overlap, and they add up;
+- identities: each key and id of a counted event is taken by it, and no other is taken;
+- rejections: one for each event that was not counted, its bytes unchanged;
+- segments: the file's SHA-256, and that they cover the journal without a gap;
+- files that belong to nobody.
+
+Work on the journal is done in pages, so that ingest waits for milliseconds at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from tallybook.block import read_header, read_payload
+from tallybook.errors import BlockDamaged, TallybookError
+from tallybook_server.book import Book
+from tallybook_server.content import identities_of
+from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, Verdict, link, read_entry
+from tallybook_server.journal import Journal, RejectionRow, open_read_only
+from tallybook_server.judge import rejected_digest
+from tallybook_server.ledger import Finding
+from tallybook_server.rows import counted_after, keyed_after
+from tallybook_server.segment import Segment, file_digest
+from tallybook_server.snapshot import Snapshot
+from tallybook_server.tables import Tables
+from tallybook_server.tail import UNCOUNTED
+from tallybook_server.writer import read_snapshot
+
+__all__ = ["verify_book", "verify_directory"]
+
+_PAGE: Final = 500
+
+
+def verify_book(
+    book: Book, tables: Tables, snapshot: Snapshot, read: Callable[[Callable[[Journal], Any]], Any]
+) -> Iterator[Finding]:
+    """
+    Everything that is wrong with a book as of *snapshot*.
+
+    Args:
+        book: Its directory.
+        tables: Where the tail is or will be loaded.
+        snapshot: Held by the caller.
+        read: Calls a function with the journal, where the journal may be used.
+    """
+    verification = _Verification(book, tables, snapshot, read)
+    checks = (
+        verification.journal,
+        verification.entries,
+        verification.segments,
+        verification.events,
+        verification.sequences,
+        verification.identities,
+        verification.rejections,
+        verification.files,
+    )
+    for check in checks:
+        try:
+            yield from check()
+        except (sqlite3.Error, duckdb.Error, OSError, TallybookError) as error:
+            # What cannot even be read is a finding, and no reason not to look at the rest.
+            yield Finding(check.__name__, str(book.directory), f"cannot be read: {error}")
+
+
+def verify_directory(directory: Path) -> Iterator[Finding]:
+    """
+    Everything that is wrong with a book that no server has open. Nothing is written to it.
+
+    Raises:
+        LedgerLocked: A server has it; it verifies by itself, and says what it found.
+        LedgerDamaged: There is no book, or one that cannot even be opened.
+    """
+    book = Book(directory)
+    book.open_to_read()
+    try:
+        with tempfile.TemporaryDirectory() as aside:
+            try:
+                journal = _open_unchanged(book, Path(aside))
+            except sqlite3.Error as error:
+                yield Finding("journal", "journal.db", f"cannot be opened: {error}")
+                return
+            try:
+                yield from _verify_closed(book, journal, Path(aside) / "spill")
+            finally:
+                journal.close()
+    finally:
+        book.close()
+
+
+def _open_unchanged(book: Book, aside: Path) -> Journal:
+    """The journal as it is; a copy of it where a killed server has left a write-ahead log."""
+    log = book.journal.with_name(f"{book.journal.name}-wal")
+    if not log.exists() or not log.stat().st_size:
+        return Journal(book.journal, open_read_only)
+    # To read the log is to write beside it, so that is done to a copy.
+    for path in (book.journal, log):
+        shutil.copyfile(path, aside / path.name)
+    return Journal(aside / book.journal.name)
+
+
+def _verify_closed(book: Book, journal: Journal, spill: Path) -> Iterator[Finding]:
+    tables = Tables(book.segments, spill)
+    try:
+        snapshot = read_snapshot(journal, number=1)
+    except (sqlite3.Error, TallybookError) as error:
+        yield Finding("journal", "journal.db", f"the tail cannot be read: {error}")
+        snapshot = Snapshot(journal.head.position, (), ())
+    try:
+        yield from verify_book(book, tables, snapshot, lambda function: function(journal))
+    finally:
+        tables.close()
+
+
+class _Verification:
+    """One run. What `entries` finds out, the later checks compare with."""
+
+    def __init__(
+        self,
+        book: Book,
+        tables: Tables,
+        snapshot: Snapshot,
+        read: Callable[[Callable[[Journal], Any]], Any],
+    ) -> None:
+        self._book = book
+        self._tables = tables
+        self._snapshot = snapshot
+        self._read = read
+        size = snapshot.position + 1
+        self._counted = array("i", bytes(4 * size))  # per entry: events that count
+        self._fresh = array("i", bytes(4 * size))  # per entry: sequences it was the first to hold
+        self._refused = array("i", bytes(4 * size))  # per entry: events kept as rejections
+        self._odd: dict[int, Entry] = {}  # blocks with exceptions
+        self._seals: dict[str, list[Any]] = {}
+        self._rejected: dict[int, list[Any]] = {}  # details of rejection entries
+
+    # -- the journal -----------------------------------------------------------------------
+
+    def journal(self) -> Iterator[Finding]:
+        """SQLite's own check of its file."""
+        for problem in self._read(Journal.integrity):
+            yield Finding("journal", "journal.db", problem)
+
+    def entries(self) -> Iterator[Finding]:
+        """The chain, and the blocks' bytes."""
+        chain, position, recorded_at = CHAIN_START, 0, 0
+        while position < self._snapshot.position:
+            page, blocks, sealed = self._read(partial(_page, after=position))
+            if not page:
+                break
+            for at, data, stored, columns in page:
+                if at > self._snapshot.position:
+                    break
+                where = f"entry {at}"
+                if at != position + 1:
+                    yield Finding("chain", where, f"expected entry {position + 1}")
+                chain = link(chain, data)
+                if chain != stored:
+                    yield Finding("chain", where, "the chain's head does not follow from it")
+                    chain = stored
+                position = at
+                try:
+                    entry = read_entry(data)
+                except EntryDamaged as error:
+                    yield Finding("chain", where, str(error))
+                    continue
+                yield from self._entry(entry, at, columns, recorded_at)
+                recorded_at = entry.recorded_at
+                if entry.kind == "block":
+                    yield from _block(entry, blocks.get(at), at > sealed)
+        if position < self._snapshot.position:
+            last = self._snapshot.position
+            yield Finding("chain", f"entry {last}", f"the journal ends at {position}")
+
+    def _entry(
+        self, entry: Entry, at: int, columns: tuple[Any, ...], recorded_at: int
+    ) -> Iterator[Finding]:
+        where = f"entry {at}"
+        if entry.position != at:
+            yield Finding("chain", where, f"its bytes say that it is {entry.position}")
+        if entry.recorded_at < recorded_at:
+            yield Finding("chain", where, "it was recorded before the entry in front of it")
+        if (entry.kind == "genesis") != (at == 1):
+            yield Finding("chain", where, f"a {entry.kind} has no place here")
+        named = (None, None, None)
+        if entry.kind == "block":
+            named = (entry.detail[0], entry.detail[1], entry.detail[3])
+            yield from self._verdicts(entry)
+        elif entry.kind == "seal":
+            self._seals[entry.detail[0]] = entry.detail
+        elif entry.kind == "rejection":
+            self._rejected[at] = entry.detail
+            self._refused[at] = entry.detail[0]
+        if columns != named:
+            yield Finding("chain", where, "its row names another block than its bytes")
+
+    def _verdicts(self, entry: Entry) -> Iterator[Finding]:
+        count, before = entry.detail[2], -1
+        uncounted = seen_before = sequence_duplicates = 0
+        for run in entry.verdicts:
+            if not before < run.first <= run.last < count:
+                yield Finding("block", f"entry {entry.position}", "verdicts out of order or bounds")
+                return
+            before = run.last
+            length = run.last - run.first + 1
+            if run.verdict in UNCOUNTED:
+                uncounted += length
+            if run.reason == "sequence":
+                seen_before += length
+                if run.verdict is Verdict.DUPLICATE:
+                    sequence_duplicates += length
+        at = entry.position
+        self._counted[at] = count - uncounted
+        self._fresh[at] = count - seen_before
+        self._refused[at] = uncounted - sequence_duplicates
+        if uncounted:
+            self._odd[at] = entry
+
+    # -- segments --------------------------------------------------------------------------
+
+    def segments(self) -> Iterator[Finding]:
+        """The files, and what the journal says of them."""
+        expected = 1
+        for segment in self._snapshot.segments:
+            where = f"segments/{segment.name}"
+            if segment.first != expected:
+                yield Finding("segment", where, f"begins at entry {segment.first}, not {expected}")
+            expected = segment.last + 1
+            said = self._seals.pop(segment.name, None)
+            is_so = [segment.name, segment.sha256, segment.rows, segment.first, segment.last]
+            if said != is_so:
+                yield Finding("segment", where, "the manifest does not say what the seal says")
+            yield from _file(self._book.segments / segment.name, segment)
+        for name in self._seals:
+            yield Finding("segment", f"segments/{name}", "sealed, but not in the manifest")
+
+    # -- events ----------------------------------------------------------------------------
+
+    def events(self) -> Iterator[Finding]:
+        """Each event that counts is there, once."""
+        self._tables.load(self._snapshot.tail)
+        remaining = self._counted[:]
+        for source, rows in self._held_rows():
+            for entry, count, distinct, least, most in rows:
+                where = f"entry {entry} in {source}"
+                if not 0 < entry < len(remaining) or count > remaining[entry]:
+                    yield Finding("sum", where, f"{count} events that do not count here")
+                    continue
+                remaining[entry] -= count
+                if count != distinct or least < 0 or most >= self._events_of(entry):
+                    yield Finding("sum", where, "an event twice, or one that its block lacks")
+        for entry, missing in enumerate(remaining):
+            if missing:
+                yield Finding("sum", f"entry {entry}", f"{missing} events that count are nowhere")
+        yield from self._exceptions()
+
+    def _events_of(self, entry: int) -> int:
+        odd = self._odd.get(entry)
+        count: int = odd.detail[2] if odd is not None else self._counted[entry]
+        return count
+
+    def _held_rows(self) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+        sql = (
+            'SELECT entry, count(*), count(DISTINCT "index"), min("index"), max("index") '
+            "FROM {table} GROUP BY entry ORDER BY entry"
+        )
+        with self._tables.cursor() as cursor:
+            for segment in self._snapshot.segments:
+                path = self._book.segments / segment.name
+                table = "read_parquet($1)"
+                rows = cursor.execute(sql.format(table=table), [str(path)]).fetchall()
+                yield f"segments/{segment.name}", rows
+            for part in self._snapshot.tail:
+                table = (
+                    f"(SELECT * FROM events_{part.generation.number} "
+                    f"WHERE entry <= {self._snapshot.position})"
+                )
+                yield "the tail", cursor.execute(sql.format(table=table)).fetchall()
+
+    def _exceptions(self) -> Iterator[Finding]:
+        """Of blocks with exceptions: that those are left out, and not others in their place."""
+        for at, entry in self._odd.items():
+            if not self._counted[at]:
+                continue
+            found = counted_after(
+                self._tables, self._book.segments, self._snapshot, (at, -1), self._counted[at]
+            )
+            indices = {row.place for row in found if row.entry == at}
+            for run in entry.verdicts:
+                if run.verdict in UNCOUNTED and indices & set(range(run.first, run.last + 1)):
+                    yield Finding("sum", f"entry {at}", "an event is there that does not count")
+
+    # -- sequences, identities, rejections -------------------------------------------------
+
+    def sequences(self) -> Iterator[Finding]:
+        """The stretches that are held, and the counts per producer."""
+        remaining = self._fresh[:]
+        after: tuple[bytes, int] = (b"", 0)
+        producer, last_held = b"", 0
+        while True:
+            page = self._read(partial(_range_page, after=after))
+            if not page:
+                break
+            for name, first, last, position in page:
+                where = f"producer {name.hex()}"
+                if name == producer and first <= last_held:
+                    yield Finding("sequence", where, f"sequence {first} is held twice")
+                producer, last_held = name, last
+                if position > self._snapshot.position:
+                    continue
+                remaining[position] -= last - first + 1
+            after = (page[-1][0], page[-1][1])
+        for entry, left in enumerate(remaining):
+            if left:
+                detail = f"{left} more sequences than are held in its name"
+                yield Finding("sequence", f"entry {entry}", detail)
+        for name, received, held in self._read(Journal.received_and_held):
+            if received != held:
+                detail = f"{received} received, but {held} held"
+                yield Finding("sequence", f"producer {name.hex()}", detail)
+
+    def identities(self) -> Iterator[Finding]:
+        """Keys and ids, against the events that carry them."""
+        found = 0
+        after = (0, -1)
+        while page := keyed_after(self._tables, self._book.segments, self._snapshot, after, _PAGE):
+            checked, wrong = self._read(lambda journal: _check_identities(journal, page))
+            found += checked
+            yield from wrong
+            after = (page[-1].entry, page[-1].place)
+        taken = self._read(partial(_taken, upto=self._snapshot.position))
+        if taken != found:
+            yield Finding("identity", "identities", f"{taken} are taken, by {found} events")
+
+    def rejections(self) -> Iterator[Finding]:
+        """What was not counted is kept, unchanged."""
+        remaining = self._refused[:]
+        data: dict[int, list[bytes]] = {at: [] for at in self._rejected}
+        after = (0, -1)
+        while page := self._read(partial(_rejection_page, after=after)):
+            for row in page:
+                where = f"entry {row.position}, event {row.place}"
+                if row.position <= self._snapshot.position:
+                    remaining[row.position] -= 1
+                if row.seal != row.sealed():
+                    yield Finding("rejection", where, "its bytes have changed")
+                if row.position in data:
+                    data[row.position].append(row.data)
+            after = (page[-1].position, page[-1].place)
+        for entry, left in enumerate(remaining):
+            if left:
+                yield Finding("rejection", f"entry {entry}", f"{left} rejections are missing")
+        for at, detail in self._rejected.items():
+            if rejected_digest(data[at]) != detail[1]:
+                yield Finding("rejection", f"entry {at}", "not the bytes that the entry names")
+
+    def files(self) -> Iterator[Finding]:
+        """What lies in the directory and belongs to nobody."""
+        names = {segment.name for segment in self._snapshot.segments}
+        known = names | {segment.name for segment in self._read(Journal.segments)}
+        for name in self._book.unknown_files(known):
+            yield Finding("file", name, "belongs to nobody; nothing reads it")
+
+
+def _page(
+    journal: Journal, after: int
+) -> tuple[list[tuple[int, bytes, bytes, tuple[Any, ...]]], dict[int, bytes], int]:
+    """Entries, the bytes of their blocks, and up to where blocks may be gone: at one moment."""
+    page = journal.entry_page(after, _PAGE // 10)
+    blocks = {row[0]: data for row in page if (data := journal.block(row[0])) is not None}
+    segments = journal.segments()
+    return page, blocks, segments[-1].last if segments else 0
+
+
+def _range_page(journal: Journal, after: tuple[bytes, int]) -> list[tuple[bytes, int, int, int]]:
+    return journal.range_page(after, _PAGE)
+
+
+def _rejection_page(journal: Journal, after: tuple[int, int]) -> list[RejectionRow]:
+    return journal.rejections([int(verdict) for verdict in UNCOUNTED], after, _PAGE)
+
+
+def _taken(journal: Journal, upto: int) -> int:
+    return journal.count("identities", "WHERE position <= ?", (upto,))
+
+
+def _block(entry: Entry, data: bytes | None, needed: bool) -> Iterator[Finding]:
+    where = f"entry {entry.position}"
+    if data is None:
+        if needed:
+            yield Finding("block", where, "its block is neither in the journal nor in a segment")
+        return
+    try:
+        header = read_header(data)
+        read_payload(data, header)
+    except BlockDamaged as error:
+        yield Finding("block", where, str(error))
+        return
+    if [header.producer, header.first, header.count, header.sha256] != entry.detail[:4]:
+        yield Finding("block", where, "the journal holds another block than the entry names")
+
+
+def _file(path: Path, segment: Segment) -> Iterator[Finding]:
+    where = f"segments/{segment.name}"
+    try:
+        sha256, size = file_digest(path)
+    except OSError as error:
+        yield Finding("segment", where, f"cannot be read: {error}")
+        return
+    if (sha256, size) != (segment.sha256, segment.bytes):
+        yield Finding("segment", where, "the file's SHA-256 or length is not what was sealed")
+
+
+def _check_identities(journal: Journal, page: list[Any]) -> tuple[int, list[Finding]]:
+    """How many identities the events of a page have, and what is wrong with them."""
+    wrong: list[Finding] = []
+    count = 0
+    for row in page:
+        entry = journal.entry(row.entry)
+        source = entry.detail[4] or ""
+        for reason, scope, key, digest in identities_of(row.event):
+            count += 1
+            held = journal.identity(source, scope, key)
+            if held is None or held != (row.entry, row.place, digest):
+                where = f"entry {row.entry}, event {row.place}"
+                wrong.append(Finding("identity", where, f"its {reason} is not noted as its own"))
+    return count, wrong

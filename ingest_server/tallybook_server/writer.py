@@ -1,0 +1,525 @@
+"""
+The writer: the one thread that owns the journal.
+
+It takes what has come meanwhile as one group, decides and stores it in one transaction,
+publishes the whole group to the hot tail by one swap, and only then answers. A reader
+that wants SQL hands in a function, which runs between two groups.
+
+A commit that reports failure may still be durable: after an error of fsync, SQLite shows
+the transaction as gone, and after the next start it is there. So the journal is closed
+and opened again, what is there is looked up, and the group is stored once more: what is
+already there is found under its own name and answered as a duplicate.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import accumulate
+from threading import Condition, Thread
+from typing import Final, TypeVar
+
+from tallybook.block import REISSUED, read_header, read_payload
+from tallybook.clock import Clock, Ids
+from tallybook.errors import InvariantBroken
+from tallybook.wire import Exceptions, Receipt
+from tallybook_server.entry import VerdictRun
+from tallybook_server.intake import Intake, OfferedBlock
+from tallybook_server.journal import Head, Journal
+from tallybook_server.judge import Judge, Judged, SealedEvents, exceptions_of
+from tallybook_server.ledger import (
+    Acknowledgement,
+    LedgerBusy,
+    LedgerDamaged,
+    LedgerFull,
+    Position,
+)
+from tallybook_server.limits import BLOCKS_PER_COMMIT_MAX, BYTES_PER_COMMIT_MAX
+from tallybook_server.producers import APPLICATION, DERIVED, DOOR, Receivings
+from tallybook_server.segment import Segment
+from tallybook_server.snapshot import Part, Snapshot, Snapshots
+from tallybook_server.tail import UNCOUNTED, Generation, Stored
+
+__all__ = ["Writer", "read_snapshot"]
+
+T = TypeVar("T")
+
+_REBUILD_BLOCKS: Final = 256
+
+
+@dataclass(slots=True)
+class _Delivery:
+    intake: Intake
+    future: Future[Acknowledgement]
+
+
+@dataclass(slots=True)
+class _Call:
+    function: Callable[[], None]
+
+
+class Writer:
+    """
+    Owns the journal and the growing end of the tail.
+
+    `append` and `run` may be called by any thread. With ``threads=False`` there is no
+    thread: both do their work at once, and everything is one caller's.
+    """
+
+    def __init__(
+        self,
+        open_journal: Callable[[], Journal],
+        *,
+        clock: Clock,
+        ids: Ids,
+        retire: Callable[[Generation], None],
+        sealed_events: SealedEvents,
+        threads: bool,
+    ) -> None:
+        """
+        Open the journal, begin the ledger if it is new, and build the tail.
+
+        Args:
+            open_journal: Opens it; again after a failure.
+            clock: Now.
+            ids: For the ledger's id.
+            retire: Told about generations that no snapshot needs any more.
+            sealed_events: Reads events back from segments.
+            threads: Whether to start a thread.
+
+        Raises:
+            LedgerDamaged: The journal does not hold together.
+            sqlite3.Error: The journal cannot be opened.
+        """
+        self._open_journal = open_journal
+        self._clock = clock
+        self._sealed_events = sealed_events
+        self._generations = 0
+        self._journal = open_journal()
+        try:
+            if not self._journal.head.position:
+                self._begin_ledger(ids)
+            self.ledger_id, self.incarnation = self._read_genesis()
+            self._head = self._journal.head
+            self.snapshots = Snapshots(self._built(), retire)
+        except BaseException:
+            self._journal.close()
+            raise
+        self._doubtful = False
+        self._inbox: deque[_Delivery | _Call] = deque()
+        self._arrived = Condition()
+        self._waiting_events = 0
+        self._waiting_bytes = 0
+        self._closing = False
+        self._thread: Thread | None = None
+        if threads:
+            self._thread = Thread(target=self._live, name="tallybook-writer", daemon=True)
+            self._thread.start()
+
+    def _begin_ledger(self, ids: Ids) -> None:
+        self._journal.begin()
+        detail = [ids.producer().hex(), 1]
+        self._journal.add_entry("genesis", detail, recorded_at=self.now())
+        self._journal.commit()
+
+    def _read_genesis(self) -> tuple[str, int]:
+        entry = self._journal.entry(1)
+        if entry.kind != "genesis":
+            raise LedgerDamaged(f"entry 1 is a {entry.kind}; expected the genesis")
+        return entry.detail[0], entry.detail[1]
+
+    def now(self) -> int:
+        """Microseconds since 1970 UTC."""
+        return self._clock.time_ns() // 1000
+
+    # -- for any thread --------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Events and bytes that wait for the next commit."""
+        return self._waiting_events, self._waiting_bytes
+
+    @property
+    def known_series(self) -> dict[bytes, int]:
+        """The series that were checked already."""
+        return self.snapshots.current.growing.series
+
+    def append(self, intake: Intake) -> Future[Acknowledgement]:
+        """Store a delivery with the next group."""
+        future = _promise(Future[Acknowledgement]())
+        self._put(_Delivery(intake, future), intake.weight, intake.bytes)
+        return future
+
+    def run(self, function: Callable[[Journal], T]) -> Future[T]:
+        """Call *function* with the journal between two groups; it must not be kept."""
+        future = _promise(Future[T]())
+
+        def call() -> None:
+            try:
+                self._settle()
+                future.set_result(function(self._journal))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._put(_Call(call), 0, 0)
+        return future
+
+    def _put(self, item: _Delivery | _Call, events: int, size: int) -> None:
+        with self._arrived:
+            if self._closing:
+                raise LedgerBusy("the ledger is closing", 1.0)
+            self._inbox.append(item)
+            self._waiting_events += events
+            self._waiting_bytes += size
+            self._arrived.notify()
+        if self._thread is None:
+            while self.step():
+                pass
+
+    def close(self) -> None:
+        """Finish what has come, and let go of the journal. Idempotent."""
+        with self._arrived:
+            already, self._closing = self._closing, True
+            self._arrived.notify()
+        if already:
+            return
+        if self._thread is not None:
+            self._thread.join()
+        while self.step():
+            pass
+        self._journal.close()
+
+    # -- the thread ------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        while True:
+            with self._arrived:
+                while not self._inbox and not self._closing:
+                    self._arrived.wait()
+                if not self._inbox:
+                    return
+            self.step()
+
+    def step(self) -> bool:
+        """Do the next thing: one call, or one group. False if there was none."""
+        work = self._take()
+        if isinstance(work, _Call):
+            work.function()
+        elif work:
+            self._answer(work)
+        return bool(work)
+
+    def _take(self) -> _Call | list[_Delivery]:
+        group: list[_Delivery] = []
+        blocks = size = 0
+        with self._arrived:
+            while self._inbox:
+                first = self._inbox[0]
+                if isinstance(first, _Call):
+                    if not group:
+                        self._inbox.popleft()
+                        return first
+                    break
+                blocks += len(first.intake.blocks)
+                size += first.intake.bytes
+                if group and (blocks > BLOCKS_PER_COMMIT_MAX or size > BYTES_PER_COMMIT_MAX):
+                    break
+                self._inbox.popleft()
+                self._waiting_events -= first.intake.weight
+                self._waiting_bytes -= first.intake.bytes
+                group.append(first)
+        return group
+
+    def _answer(self, group: list[_Delivery]) -> None:
+        try:
+            answers = self._store([delivery.intake for delivery in group])
+        except Exception as error:
+            if len(group) == 1 or isinstance(error, LedgerFull):
+                for delivery in group:
+                    delivery.future.set_exception(error)
+                return
+            # One delivery that cannot be stored must not fail the others.
+            for delivery in group:
+                self._answer([delivery])
+            return
+        for delivery, answer in zip(group, answers, strict=True):
+            delivery.future.set_result(answer)
+
+    # -- a group ---------------------------------------------------------------------------
+
+    def _store(self, intakes: Sequence[Intake]) -> list[Acknowledgement]:
+        failure: sqlite3.Error | None = None
+        for _ in range(2):
+            try:
+                self._settle()
+                answers, stored = self._transact(intakes)
+            except sqlite3.IntegrityError:
+                raise  # Our fault, and no disk's: the group is rolled back.
+            except sqlite3.Error as error:
+                failure = error
+                self._doubtful = True
+                continue
+            self._publish(stored)
+            return answers
+        raise LedgerFull(f"the journal cannot be written: {failure}") from failure
+
+    def _settle(self) -> None:
+        """After a failed commit: open the journal again, and see what is there."""
+        if not self._doubtful:
+            return
+        try:
+            self._journal.close()
+        except sqlite3.Error:
+            pass  # What matters is what can be read afterwards.
+        self._journal = self._open_journal()
+        if self._journal.head != self._head:
+            self._head = self._journal.head
+            self.snapshots.swap(self._built())
+        self._doubtful = False
+
+    def _transact(self, intakes: Sequence[Intake]) -> tuple[list[Acknowledgement], list[Stored]]:
+        journal = self._journal
+        judge = Judge(journal, self._sealed_events)
+        receivings = Receivings()
+        now = self.now()
+        journal.begin()
+        try:
+            drafts = [_decide(journal, judge, receivings, intake) for intake in intakes]
+            receivings.write(journal, now)
+            journal.commit()
+        except BaseException:
+            self._undo()
+            raise
+        stored = [block for draft in drafts for block in draft.stored]
+        head = Position(self.incarnation, journal.head.position)
+        return [draft.acknowledge(self.ledger_id, head) for draft in drafts], stored
+
+    def _undo(self) -> None:
+        try:
+            self._journal.rollback()
+        except sqlite3.Error:
+            self._doubtful = True
+
+    def _publish(self, stored: Sequence[Stored]) -> None:
+        self._head = self._journal.head
+        snapshot = self.snapshots.current
+        generation = snapshot.growing
+        try:
+            generation.fill(stored, self._head.recorded_at)
+        except BaseException:
+            # Durable but not in the tail: as after a failed commit, build it anew.
+            self._head = Head(-1, b"", 0)
+            self._doubtful = True
+            self._settle()
+            return
+        part = Part(generation, len(generation.chunks))
+        tail = (*snapshot.tail[:-1], part)
+        self.snapshots.swap(Snapshot(self._head.position, snapshot.segments, tail))
+
+    # -- the tail --------------------------------------------------------------------------
+
+    def _generation(self, first: int) -> Generation:
+        self._generations += 1
+        return Generation(self._generations, first)
+
+    def _built(self) -> Snapshot:
+        self._generations += 1
+        return read_snapshot(self._journal, number=self._generations)
+
+    # -- sealing: called through `run`, on the writer's thread ------------------------------
+
+    def freeze(self) -> None:
+        """Let the last generation grow no more, and begin a new one."""
+        snapshot = self.snapshots.current
+        fresh = self._generation(self._head.position + 1)
+        tail = (*snapshot.tail, Part(fresh, 0))
+        self.snapshots.swap(Snapshot(snapshot.position, snapshot.segments, tail))
+
+    def enter_segment(self, segment: Segment) -> bool:
+        """
+        Put a finished segment in the place of the generation that it was made of.
+
+        Returns:
+            False if the tail was built anew meanwhile and has no such generation; then
+            the segment's file belongs to nobody.
+
+        Raises:
+            LedgerFull: The journal refused.
+        """
+        self._settle()
+        snapshot = self.snapshots.current
+        if snapshot.frozen is None or (segment.first, segment.last) != (
+            snapshot.frozen.generation.first,
+            snapshot.growing.first - 1,
+        ):
+            return False
+        detail = [segment.name, segment.sha256, segment.rows, segment.first, segment.last]
+        try:
+            self._journal.begin()
+            self._journal.add_entry("seal", detail, recorded_at=self.now())
+            self._journal.add_segment(segment)
+            self._journal.commit()
+        except sqlite3.Error as error:
+            self._undo()
+            self._doubtful = True
+            try:
+                self._settle()
+            except sqlite3.Error:
+                pass  # Unknown until the journal can be opened; the file stays until then.
+            else:
+                return any(known.name == segment.name for known in self._journal.segments())
+            raise LedgerFull(f"the journal cannot be written: {error}") from error
+        self._head = self._journal.head
+        segments = (*snapshot.segments, segment)
+        self.snapshots.swap(Snapshot(self._head.position, segments, snapshot.tail[1:]))
+        return True
+
+    def sweep(self, limit: int) -> int:
+        """Remove the bytes of at most *limit* sealed blocks; how many there were."""
+        self._settle()
+        sealed = self.snapshots.current.sealed_upto
+        if not sealed:
+            return 0
+        self._journal.begin()
+        try:
+            dropped = self._journal.drop_blocks(sealed, limit)
+            self._journal.commit()
+        except sqlite3.Error as error:
+            self._undo()
+            self._doubtful = True
+            raise LedgerFull(f"the journal cannot be written: {error}") from error
+        return dropped
+
+
+def _promise(future: Future[T]) -> Future[T]:
+    """
+    A future that cannot be cancelled any more.
+
+    A caller that goes away, such as a request whose connection is gone, cancels what it
+    waits for. What it has brought is stored all the same, and a cancelled future that is
+    given its result raises, here in the middle of the writer.
+    """
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def read_snapshot(journal: Journal, *, number: int) -> Snapshot:
+    """The journal as it is: its segments, and a tail made of its blocks and their verdicts."""
+    segments = tuple(journal.segments())
+    sealed = segments[-1].last if segments else 0
+    generation = Generation(number, sealed + 1)
+    group: list[Stored] = []
+    begun_at = 0
+    for position, data in journal.blocks_after(sealed):
+        entry = journal.entry(position)
+        begun_at = begun_at or entry.recorded_at
+        group.append(_restored(position, data, entry.verdicts))
+        if len(group) == _REBUILD_BLOCKS:
+            generation.fill(group, begun_at)
+            group = []
+    generation.fill(group, begun_at)
+    part = Part(generation, len(generation.chunks))
+    return Snapshot(journal.head.position, segments, (part,))
+
+
+def _restored(position: int, data: bytes, runs: Sequence[VerdictRun]) -> Stored:
+    """A stored block as it was judged; nothing is judged again."""
+    columns = read_payload(data, read_header(data))
+    times = array("q", accumulate(columns.times))
+    counted = bytearray(b"\1" * len(times))
+    for run in runs:
+        if run.verdict in UNCOUNTED:
+            counted[run.first : run.last + 1] = bytes(run.last + 1 - run.first)
+    used = {of for of, counts in zip(columns.of, counted, strict=True) if counts}
+    unfit = frozenset(range(len(columns.series))) - used
+    return Stored(position, columns, times, runs, unfit)
+
+
+# -- one delivery --------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What became of a delivery, if the commit succeeds."""
+
+    receipts: list[Receipt]
+    stored: list[Stored]
+    verdicts: list[Exceptions | None]
+    position_of: list[int]
+
+    def acknowledge(self, ledger: str, head: Position) -> Acknowledgement:
+        return Acknowledgement(
+            ledger=ledger,
+            position=head,
+            archived=0,
+            receipts=self.receipts,
+            verdicts=self.verdicts,
+            position_of=self.position_of,
+        )
+
+
+def _decide(journal: Journal, judge: Judge, receivings: Receivings, intake: Intake) -> _Draft:
+    draft = _Draft([], [], [None] * intake.events, [0] * intake.events)
+    announcement, now = intake.announcement, intake.received_at
+    ahead = 0 if announcement is None else max(0, announcement.sent_at - now)
+    if intake.rejections:
+        _reject(judge, intake, draft)
+    for at, block in enumerate(intake.blocks):
+        if isinstance(block, Receipt):
+            draft.receipts.append(block)
+            continue
+        judged = judge.store(block, now=now, clock_ahead=ahead)
+        if judged.stored is not None:
+            draft.stored.append(judged.stored)
+        if intake.events:
+            _place(draft, judged, intake.places[at])
+        else:
+            draft.receipts.append(judged.receipt)
+        _receive(receivings, block, judged, intake)
+    if announcement is not None:
+        receivings.announce(announcement, now)
+    return draft
+
+
+def _reject(judge: Judge, intake: Intake, draft: _Draft) -> None:
+    places = judge.reject(intake.rejections, now=intake.received_at)
+    for rejection in intake.rejections:
+        index = rejection.index
+        reason = rejection.event.reason
+        draft.verdicts[index] = Exceptions(index, index, "rejected", reason, 0)
+        draft.position_of[index] = places[index]
+
+
+def _place(draft: _Draft, judged: Judged, places: Sequence[int]) -> None:
+    """Turn a block's verdicts into those of the JSON events that it was made of."""
+    position = judged.receipt.position
+    if position is None:
+        raise InvariantBroken("a block of JSON events was neither stored nor held")
+    for place in places:
+        draft.position_of[place] = position
+    for run in exceptions_of(0, judged.runs):
+        for index in range(run.first, run.last + 1):
+            place = places[index]
+            draft.verdicts[place] = Exceptions(place, place, run.verdict, run.reason, run.reference)
+            if run.verdict == "duplicate":
+                draft.position_of[place] = run.reference
+            elif index in judged.known:
+                draft.position_of[place] = judged.known[index]
+
+
+def _receive(receivings: Receivings, block: OfferedBlock, judged: Judged, intake: Intake) -> None:
+    header = block.header
+    kind = APPLICATION
+    if block.door:
+        kind = DOOR
+    elif header.flags & REISSUED:
+        kind = DERIVED
+        if intake.announcement is not None:
+            receivings.descend(header.producer, intake.announcement.producer)
+    receivings.receive(
+        header.producer, kind, block.columns.source, fresh=judged.fresh, last=header.last
+    )

@@ -1,0 +1,160 @@
+"""Questions to a server: one GET, its document, and in which way there was none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Final, Self, cast
+
+from tallybook.cli.output import Exit, Failure
+from tallybook.cli.parser import Parser
+from tallybook.errors import InvalidSetting
+from tallybook.limits import REQUEST_TIMEOUT_SECONDS
+from tallybook.settings import Settings, read_settings
+
+__all__ = ["DEFAULT_ENDPOINT", "Reply", "Server", "add_endpoint", "settings_of"]
+
+DEFAULT_ENDPOINT: Final = "http://127.0.0.1:8255"
+"""Where ``tallybook serve`` listens when nobody says."""
+
+_KEY = re.compile(r"[\x21-\x7e]*")
+
+Parameters = Sequence[tuple[str, str]]
+Document = dict[str, object]
+
+
+def add_endpoint(parser: Parser) -> None:
+    """Declare ``--endpoint``."""
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help=f"the server; by default TALLYBOOK_ENDPOINT, else {DEFAULT_ENDPOINT}",
+    )
+
+
+def settings_of(
+    *, source: str | None = None, endpoint: str | None = None, directory: str | None = None
+) -> Settings:
+    """
+    The settings that a Meter would have, from arguments and the environment.
+
+    Raises:
+        InvalidSetting: One of them has a value that it cannot have.
+    """
+    settings = read_settings(os.environ, source=source, endpoint=endpoint, directory=directory)
+    if not _KEY.fullmatch(settings.api_key or ""):
+        # The HTTP library would put the key into its error message.
+        raise InvalidSetting(
+            "api_key",
+            "TALLYBOOK_API_KEY has a blank, a line break or a letter outside ASCII; expected the "
+            "key exactly as it was given to you",
+        )
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    What the server answered.
+
+    Attributes:
+        text: The document as it came.
+        document: The same, read.
+        time: The server's clock in seconds since 1970 UTC, to the second, or None.
+    """
+
+    text: str
+    document: Document
+    time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """
+    A server to ask.
+
+    Attributes:
+        endpoint: Its URL.
+    """
+
+    endpoint: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, endpoint: str | None) -> Self:
+        """The one that is named here, in the environment, or by default."""
+        settings = settings_of(endpoint=endpoint)
+        return cls((settings.endpoint or DEFAULT_ENDPOINT).rstrip("/"), settings.api_key)
+
+    def get(
+        self,
+        path: str,
+        parameters: Parameters = (),
+        *,
+        timeout_seconds: float | None = REQUEST_TIMEOUT_SECONDS,
+    ) -> Reply:
+        """
+        Ask for *path*; one attempt.
+
+        Raises:
+            Failure: The server refused the question, or there was no answer of a server.
+        """
+        import httpx
+
+        headers = {"Accept": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        try:
+            response = httpx.get(
+                self.endpoint + path,
+                params=list(parameters),
+                headers=headers,
+                timeout=timeout_seconds,
+                follow_redirects=False,
+            )
+        except httpx.HTTPError as error:
+            raise Failure(
+                f"no answer from {self.endpoint}: {error or type(error).__name__}; "
+                "is the server running there? tallybook serve starts one, --endpoint names another",
+                Exit.UNREACHABLE,
+            ) from None
+        document = _document(response.text)
+        if response.status_code != 200:
+            raise _refusal(self.endpoint, response.status_code, document)
+        if document is None:
+            raise Failure(
+                f"{self.endpoint} answered {path} with something that is no document; "
+                "is it a tallybook server?",
+                Exit.UNREACHABLE,
+            )
+        return Reply(response.text, document, _time(response.headers.get("date")))
+
+
+def _document(text: str) -> Document | None:
+    try:
+        document: object = json.loads(text)
+    except ValueError:
+        return None
+    return cast(Document, document) if isinstance(document, dict) else None
+
+
+def _refusal(endpoint: str, status: int, document: Document | None) -> Failure:
+    if document is None or "title" not in document:
+        return Failure(
+            f"{endpoint} answered HTTP {status}; is it a tallybook server?", Exit.UNREACHABLE
+        )
+    # A fault of the server's passes, or is the server's; the question was right.
+    code = Exit.UNREACHABLE if status >= 500 or status == 429 else Exit.USAGE
+    title = str(document["title"]).removesuffix(".")
+    return Failure(f"{title}: {document.get('detail', '')}", code)
+
+
+def _time(date: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except ValueError:
+        return None

@@ -1,0 +1,217 @@
+"""
+Verify: whatever is changed behind the ledger's back is found.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
+
+from tallybook_server.ledger import LedgerDamaged, LedgerLocked
+from tallybook_server.verify import verify_directory
+
+
+@pytest.fixture
+def book(desk: Desk) -> Path:
+    """A closed book with something in every table: sealed, unsealed, rejected, keyed."""
+    desk.send(
+        block(
+            1,
+            event(1, key="k", tags={"a": "b"}),
+            event(1, tenant="x" * 256),
+            event(2, id="i"),
+            event(3, key="k", tags={"a": "b"}),
+        ),
+        announcement=desk.announce(highest=4),
+    )
+    desk.offer(event(5, id="j"))
+    desk.seal()
+    desk.send(block(1, event(7), event(10**30, key="l"), producer=TWO))
+    desk.send(block(1, event(8), producer=TWO))
+    desk.ledger.close()
+    return desk.directory
+
+
+def change(book: Path, *statements: str) -> None:
+    """Do to the journal what nobody may do to it."""
+    db = sqlite3.connect(book / "journal.db", isolation_level=None)
+    for name in ("entries_rise", "entries_stay", "entries_last"):
+        db.execute(f"DROP TRIGGER {name}")
+    for statement in statements:
+        if not db.execute(statement).rowcount:
+            raise AssertionError(f"nothing was changed by {statement}")
+    db.close()
+
+
+def findings(book: Path) -> set[str]:
+    """What kinds of faults are found."""
+    return {finding.what for finding in verify_directory(book)}
+
+
+def test_whole_book_has_no_findings(book: Path) -> None:
+    """And nothing in its directory is changed by looking."""
+    before = {path: path.stat().st_mtime_ns for path in book.rglob("*")}
+    assert list(verify_directory(book)) == []
+    assert {path: path.stat().st_mtime_ns for path in book.rglob("*")} == before
+
+
+FLIP = "CAST(substr({0}, 1, {1}) || x'FF' || substr({0}, {1} + 2) AS BLOB)"
+
+
+@pytest.mark.parametrize(
+    ("what", "statement"),
+    [
+        ("chain", f"UPDATE entries SET entry = {FLIP.format('entry', 12)} WHERE position = 2"),
+        ("chain", f"UPDATE entries SET chain = {FLIP.format('chain', 3)} WHERE position = 2"),
+        ("chain", "UPDATE entries SET first = 9 WHERE position = 2"),
+        ("chain", "UPDATE entries SET producer = x'00' WHERE position = 2"),
+        ("chain", "UPDATE entries SET sha256 = x'00' WHERE position = 2"),
+        ("chain", "DELETE FROM entries WHERE position = 3"),
+        ("block", f"UPDATE blocks SET data = {FLIP.format('data', 100)} WHERE position = 5"),
+        ("block", "DELETE FROM blocks WHERE position = 5"),
+        ("sequence", "UPDATE ranges SET last = last + 1 WHERE position = 2"),
+        ("sequence", "UPDATE ranges SET position = 3 WHERE position = 2"),
+        ("sequence", "DELETE FROM ranges WHERE position = 2"),
+        ("identity", "UPDATE identities SET key = 'other' WHERE key = 'k'"),
+        ("identity", "UPDATE identities SET source = 'other' WHERE key = 'k'"),
+        ("identity", "UPDATE identities SET digest = x'00' WHERE key = 'l'"),
+        ("identity", "UPDATE identities SET idx = 7 WHERE key = 'i'"),
+        ("identity", "DELETE FROM identities WHERE key = 'j'"),
+        ("identity", "INSERT INTO identities VALUES ('s', '', 'spare', 2, 0, x'00')"),
+        ("rejection", "UPDATE rejections SET data = x'00' WHERE idx = 1"),
+        ("rejection", "UPDATE rejections SET reason = 'none' WHERE idx = 1"),
+        ("rejection", "UPDATE rejections SET digest = x'00' WHERE idx = 1"),
+        ("rejection", "DELETE FROM rejections WHERE idx = 1"),
+        ("sequence", f"UPDATE producers SET received = 9 WHERE producer = x'{ONE.hex()}'"),
+        ("segment", "UPDATE segments SET rows = 9"),
+        ("segment", "UPDATE segments SET sha256 = x'00'"),
+        ("segment", "UPDATE segments SET last = 9"),
+        ("segment", "DELETE FROM segments"),
+    ],
+)
+def test_changed_journal_is_found(book: Path, what: str, statement: str) -> None:
+    """One value in one table, and the kind of fault that it makes."""
+    change(book, statement)
+    assert what in findings(book)
+
+
+def test_changed_verdicts_are_found(book: Path) -> None:
+    """An entry rewritten with its chain: the events say something else."""
+    from tallybook_server.entry import Entry, encode_entry, link, read_entry
+
+    db = sqlite3.connect(book / "journal.db", isolation_level=None)
+    head: bytes = db.execute("SELECT chain FROM entries WHERE position = 4").fetchone()[0]
+    entry = read_entry(db.execute("SELECT entry FROM entries WHERE position = 5").fetchone()[0])
+    last = read_entry(db.execute("SELECT entry FROM entries WHERE position = 6").fetchone()[0])
+    forged = encode_entry(Entry(1, 5, entry.recorded_at, "block", entry.detail, [last.verdicts[0]]))
+    chain = link(head, forged)
+    db.execute("DROP TRIGGER entries_stay")
+    db.execute("UPDATE entries SET entry = ?, chain = ? WHERE position = 5", (forged, chain))
+    chain = link(chain, encode_entry(last))
+    db.execute("UPDATE entries SET chain = ? WHERE position = 6", (chain,))
+    db.close()
+    found = findings(book)
+    assert "chain" not in found
+    assert {"identity", "rejection", "sequence"} & found
+
+
+def test_every_flipped_byte_of_a_segment_is_found(book: Path) -> None:
+    """The file's SHA-256 is in the chain; every 97th byte is tried."""
+    path = next((book / "segments").iterdir())
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 97):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert "segment" in findings(book)
+
+
+def test_lost_segment_is_found(book: Path) -> None:
+    """A file that somebody has removed."""
+    next((book / "segments").iterdir()).unlink()
+    assert "segment" in findings(book)
+
+
+def test_forged_segment_with_another_event_is_found(book: Path) -> None:
+    """Rows are counted per entry and place, whatever the manifest says of the file."""
+    import duckdb
+
+    from tallybook_server.segment import file_digest
+
+    path = next((book / "segments").iterdir())
+    forged = path.with_name("forged")
+    duckdb.sql(
+        f"COPY (SELECT * REPLACE (1 AS \"index\") FROM read_parquet('{path}')) "
+        f"TO '{forged}' (FORMAT parquet)"
+    )
+    forged.rename(path)
+    sha256, size = file_digest(path)
+    change(book, f"UPDATE segments SET sha256 = x'{sha256.hex()}', bytes = {size}")
+    assert "sum" in findings(book)
+
+
+def test_file_that_belongs_to_nobody_is_found(book: Path) -> None:
+    """It may be an older backup's, or a mistake; nothing reads it."""
+    (book / "journal.db.bak").write_bytes(b"x")
+    assert findings(book) == {"file"}
+
+
+def test_journal_that_is_no_database_is_a_finding(book: Path) -> None:
+    """Not a traceback."""
+    (book / "journal.db").write_bytes(b"not a database" * 400)
+    assert "journal" in findings(book)
+
+
+def test_directory_that_is_no_book_is_an_error(tmp_path: Path) -> None:
+    """A wrong path is said so."""
+    with pytest.raises(LedgerDamaged, match="no book"):
+        list(verify_directory(tmp_path))
+
+
+def test_open_book_is_verified_by_its_server(desk: Desk) -> None:
+    """From outside, while a server holds it: the message says whom to ask."""
+    desk.send(block(1, event(1)))
+    with pytest.raises(LedgerLocked, match="held by a running server"):
+        list(verify_directory(desk.directory))
+    assert desk.findings() == []
+
+
+def test_killed_book_can_be_verified(desk: Desk) -> None:
+    """With its write-ahead log still beside it."""
+    import shutil
+
+    desk.send(block(1, event(1)))
+    copy = desk.directory.with_name("copy")
+    shutil.copytree(desk.directory, copy)
+    assert list(verify_directory(copy)) == []
+
+
+def test_newer_schema_is_refused(book: Path) -> None:
+    """A journal that a newer version has written is not touched."""
+    db = sqlite3.connect(book / "journal.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(LedgerDamaged, match="newer version"):
+        Desk(book)
+
+
+def test_foreign_database_is_refused(tmp_path: Path) -> None:
+    """Somebody else's SQLite file is not made into a journal."""
+    (tmp_path / "book").mkdir()
+    db = sqlite3.connect(tmp_path / "book" / "journal.db")
+    db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    with pytest.raises(LedgerDamaged, match="not a journal"):
+        Desk(tmp_path / "book")
+
+
+def test_entries_cannot_be_changed_by_sql(book: Path) -> None:
+    """The file itself refuses: a slip of the hand with sqlite3 is no catastrophe."""
+    db = sqlite3.connect(book / "journal.db", isolation_level=None)
+    for statement in ("UPDATE entries SET first = 1", "DELETE FROM entries"):
+        with pytest.raises(sqlite3.IntegrityError, match="an entry is never"):
+            db.execute(statement)
+    with pytest.raises(sqlite3.IntegrityError, match="no gaps"):
+        db.execute("INSERT INTO entries VALUES (99, x'00', x'00', NULL, NULL, NULL)")
+    db.close()

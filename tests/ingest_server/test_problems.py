@@ -1,0 +1,161 @@
+"""The table of problems: every type can happen, and has a page."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+
+import pytest
+from tests.ingest_server.conftest import BLOCKS, Running, Start
+from tests.ingest_server.test_ingest import BAD_EVENTS
+
+from tallybook_server.ledger import LedgerFull, TooManyRows
+from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
+
+Provoke = Callable[[Start], bytes]
+
+
+def _post(body: bytes, *, fault: Exception | None = None, **headers: str) -> Provoke:
+    def provoke(start: Start) -> bytes:
+        server = start()
+        server.ledger.fault = fault
+        return server.post(body, **headers).content
+
+    return provoke
+
+
+def _get(path: str, *, fault: Exception | None = None) -> Provoke:
+    def provoke(start: Start) -> bytes:
+        server = start()
+        server.ledger.fault = fault
+        return server.http.get(path).content
+
+    return provoke
+
+
+def _raw(data: bytes, **settings: object) -> Provoke:
+    def provoke(start: Start) -> bytes:
+        with socket.create_connection(start(**settings).address, timeout=20) as line:
+            line.sendall(data)
+            return b"".join(iter(lambda: line.recv(65536), b""))
+
+    return provoke
+
+
+def _conflict(start: Start) -> bytes:
+    server = start()
+    event = b'{"dimension": "calls", "id": "1", "source": "api", "value": %d}'
+    server.post(event % 1)
+    return server.post(event % 2).content
+
+
+def _wrong_ledger(start: Start) -> bytes:
+    return start().post_blocks(ledger="0" * 32).content
+
+
+def _too_large(start: Start) -> bytes:
+    return start(body_bytes_max=1024).post(b" " * 2000).content
+
+
+def _too_many(start: Start) -> bytes:
+    return start(events_max=1).post(b"[{}, {}]").content
+
+
+def _wrong_method(start: Start) -> bytes:
+    return start().http.delete("/").content
+
+
+def _busy(start: Start) -> bytes:
+    return start(bodies_bytes_max=1024).post(b" " * 2000).content
+
+
+SLOW_BODY = (
+    b"POST /v1/events HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n["
+)
+EVENT = b'{"dimension": "calls", "id": "1", "source": "api"}'
+
+PROVOKED: dict[str, Provoke] = {
+    "not-json": _post(b"calls"),
+    "nested-too-deeply": _post(b"[" * 100_000),
+    "too-many-events": _too_many,
+    "request-damaged": _post(b"TBQ1", Content_Type=BLOCKS["Content-Type"]),
+    "wrong-ledger": _wrong_ledger,
+    "busy": _busy,
+    "disk-full": _post(EVENT, fault=LedgerFull("no space")),
+    "body-too-large": _too_large,
+    "body-too-slow": _raw(SLOW_BODY, body_seconds_max=0.05),
+    "body-undecodable": _post(EVENT, Content_Encoding="gzip"),
+    "encoding-unsupported": _post(EVENT, Content_Encoding="br"),
+    "content-type-unsupported": _post(EVENT, Content_Type="text/plain"),
+    "head-too-large": _raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, head_bytes_max=2048),
+    "head-too-slow": _raw(b"GET / HT", head_seconds_max=0.05),
+    "not-http": _raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+    "idempotency-key-invalid": _post(EVENT, Idempotency_Key=""),
+    "parameter-unknown": _get("/v1/usage?dimension=calls&windw=day"),
+    "parameter-missing": _get("/v1/usage"),
+    "parameter-invalid": _get("/v1/events?limit=0"),
+    "time-zone-unknown": _get("/v1/usage?dimension=calls&time_zone=Mars"),
+    "too-many-rows": _get("/v1/usage?dimension=calls", fault=TooManyRows("100,001 rows")),
+    "not-found": _get("/nowhere"),
+    "method-not-allowed": _wrong_method,
+    "internal": _get("/v1/usage?dimension=calls", fault=RuntimeError()),
+    "identity-conflict": _conflict,
+    "text-invalid": _post(b'{"dimension": "calls", "id": "\xff", "source": "api"}'),
+}
+for _bad, _slug in BAD_EVENTS.values():
+    PROVOKED.setdefault(_slug, _post(f"[{_bad}]".encode()))
+
+
+def test_every_problem_is_provoked_here() -> None:
+    """A type that cannot happen is not in the table, and a new one needs a test."""
+    assert set(PROVOKED) == set(PROBLEMS)
+
+
+@pytest.mark.parametrize("slug", sorted(PROVOKED))
+def test_a_problem_happens(start: Start, slug: str) -> None:
+    """The answer of a real server names the type."""
+    assert f'"/problems/{slug}"'.encode() in PROVOKED[slug](start)
+
+
+@pytest.mark.parametrize("slug", sorted(PROBLEMS))
+def test_a_problem_has_a_page(shared: Running, slug: str) -> None:
+    """The type's address is one on the same server, and says what to do."""
+    page = shared.http.get(PROBLEMS[slug].path)
+    assert page.status_code == 200
+    assert PROBLEMS[slug].advice in page.text
+
+
+@pytest.mark.parametrize("slug", sorted(PROBLEMS))
+def test_a_type_is_complete(slug: str) -> None:
+    """A stable slug, a sentence for a title, an error's status, advice in sentences."""
+    kind = PROBLEMS[slug]
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", kind.slug)
+    assert kind.title.endswith(".")
+    assert 400 <= kind.status < 600
+
+
+def test_reasons_are_unique() -> None:
+    """A verdict's word leads to one page."""
+    reasons = [kind.reason for kind in PROBLEMS.values() if kind.reason is not None]
+    assert len(reasons) == len(set(reasons))
+
+
+def test_a_document_is_what_the_rfc_says(shared: Running) -> None:
+    """RFC 9457: its media type, and type, title, status and detail as members."""
+    answer = shared.http.get("/nowhere")
+    assert answer.headers["Content-Type"] == CONTENT_TYPE
+    assert answer.json()["status"] == answer.status_code
+    assert {"type", "title", "detail"} <= set(answer.json())
+
+
+def test_what_was_stored_twice_is_retryable() -> None:
+    """A fault of the server, or of the way, is worth another try; a wrong call is not."""
+    assert Problem("internal", "x").kind.retryable
+    assert not Problem("not-json", "x").kind.retryable
+
+
+def test_nearest_names_what_is_alike_or_nothing() -> None:
+    """A guess that is far off would only confuse."""
+    assert nearest("windw", ["window", "to"]) == " Did you mean 'window'?"
+    assert nearest("xyz", ["window", "to"]) == ""

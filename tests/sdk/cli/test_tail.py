@@ -1,0 +1,115 @@
+"""``tallybook tail``: the newest events, and those that come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from tests.conftest import ServerProcess
+from tests.sdk.cli.conftest import NOWHERE, Command
+
+
+def post(url: str, *values: int, tenant: str = "acme") -> None:
+    """Record an event per value; each request is an entry of its own."""
+    for value in values:
+        event = {"dimension": "calls", "tenant": tenant, "value": value, "id": str(value)}
+        httpx.post(f"{url}/v1/events", json=event | {"source": "test"}).raise_for_status()
+
+
+@contextmanager
+def following(url: str) -> Iterator[Iterator[str]]:
+    """``tallybook tail --follow --json``, and the values that it shows, as they come."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tallybook.cli", "tail", "--follow", "--json", "--endpoint", url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process:
+        yield (json.loads(line)["value"] for line in process.stdout)
+        process.kill()
+
+
+@pytest.mark.parametrize("limit", [1, 3, 9, 50])
+def test_newest_events_come_in_the_order_of_the_ledger(
+    tallybook: Command, shared: ServerProcess, limit: int
+) -> None:
+    """However many are asked for: the last of them, none left out."""
+    post(shared.url, *range(1, 31))
+    ran = tallybook("tail", "--limit", str(limit), "--endpoint", shared.url)
+
+    assert [row[3] for row in ran.rows] == [str(value) for value in range(1, 31)][-limit:]
+
+
+def test_json_lines_go_on_behind_a_cursor(tallybook: Command, shared: ServerProcess) -> None:
+    """Each line has the cursor that the next call begins behind."""
+    post(shared.url, *range(1, 31))
+    first = tallybook(
+        "tail", "--json", "--after", "0", "--limit", "2", "--endpoint", shared.url
+    ).out.splitlines()
+    cursor = json.loads(first[-1])["cursor"]
+    after = tallybook(
+        "tail", "--json", "--after", cursor, "--limit", "2", "--endpoint", shared.url
+    ).out.splitlines()
+
+    assert [json.loads(line)["value"] for line in first + after] == ["1", "2", "3", "4"]
+
+
+def test_empty_ledger_has_no_lines(tallybook: Command, server: ServerProcess) -> None:
+    """Nothing is nothing, and no error."""
+    ran = tallybook("tail", "--endpoint", server.url)
+
+    assert (ran.code, ran.out) == (0, "")
+
+
+def test_follow_shows_what_is_there_and_what_comes(server: ServerProcess) -> None:
+    """An event that is recorded later appears without another call."""
+    post(server.url, 1)
+    with following(server.url) as values:
+        assert next(values) == "1"
+        post(server.url, 2)
+        assert next(values) == "2"
+
+
+def test_follow_outlives_the_server(server: ServerProcess) -> None:
+    """A restart of the server costs a pause, and no line comes twice or never."""
+    post(server.url, 1)
+    with following(server.url) as values:
+        assert next(values) == "1"
+        server.kill()
+        server.start()
+        post(server.url, 2)
+        assert next(values) == "2"
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    tallybook: Command, server: ServerProcess
+) -> None:
+    """A tenant's id comes from outside; it must not be able to clear the screen."""
+    post(server.url, 1, tenant="\x1b[2Jacme")
+    ran = tallybook("tail", "--endpoint", server.url)
+
+    assert "\x1b" not in ran.out
+    assert "\\x1b[2Jacme" in ran.out
+
+
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "x"], ["--after", "x"]])
+def test_wrong_argument_is_exit_2(
+    tallybook: Command, shared: ServerProcess, arguments: list[str]
+) -> None:
+    """Read here or by the server, it is a sentence."""
+    ran = tallybook("tail", *arguments, "--endpoint", shared.url)
+
+    assert ran.code == 2
+    assert repr(arguments[1]) in ran.words
+
+
+def test_server_away_is_exit_3(tallybook: Command) -> None:
+    """At the start there is nothing to follow yet."""
+    assert tallybook("tail", "--follow", "--endpoint", NOWHERE).code == 3

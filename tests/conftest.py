@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -35,14 +36,14 @@ class ServerProcess:
     def start(self) -> None:
         """Start it, and return once it listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tallybook.cli", "serve"]
-            + ["--data", str(self.data), "--port", str(self.port)],
+            (sys.executable, "-m", "tallybook.cli", "serve")
+            + ("--data", str(self.data), "--port", str(self.port)),
             stderr=subprocess.PIPE,
             text=True,
         )
         if self._process.stderr is None:
             raise RuntimeError("no stderr")
-        said = []
+        said: list[str] = []
         for line in self._process.stderr:
             said.append(line)
             if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
@@ -75,12 +76,15 @@ class ServerProcess:
         document: dict[str, object] = response.json()
         return document
 
+    def rows(self, **parameters: str) -> list[dict[str, Any]]:
+        """The rows of a usage query."""
+        return cast(list[dict[str, Any]], self.get("/v1/usage", **parameters)["data"])
+
     def total(self, dimension: str, **parameters: str) -> str:
         """The value of the one row that this query has; "0" without a row."""
-        document = self.get("/v1/usage", dimension=dimension, **parameters)
-        rows = document["data"]
-        if not isinstance(rows, list) or len(rows) > 1:
-            raise RuntimeError(f"expected one row: {document}")
+        rows = self.rows(dimension=dimension, **parameters)
+        if len(rows) > 1:
+            raise RuntimeError(f"expected one row: {rows}")
         return str(rows[0]["value"]) if rows else "0"
 
 

@@ -14,6 +14,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from tallybook.cli.connection import DEFAULT_ENDPOINT, Server
@@ -55,8 +56,8 @@ def needs_server(command: str) -> None:
     missing = missing_of_server()
     if missing:
         raise Failure(
-            f"tallybook {command} needs the server, and {', '.join(missing)} is not installed: "
-            "pip install 'tallybook[server]'",
+            f"{command} needs the server: pip install 'tallybook[server]' "
+            f"(missing: {', '.join(missing)})",
             Exit.USAGE,
         )
 
@@ -233,10 +234,12 @@ def _verify_through(server: Server) -> _Verified:
 def _verify_closed(directory: Path) -> _Verified:
     """Read the directory itself, locked against a server that would start meanwhile."""
     from tallybook_server.book import Book
-    from tallybook_server.journal import Journal, open_read_only
     from tallybook_server.ledger import LedgerDamaged, LedgerLocked
     from tallybook_server.settings import Settings
-    from tallybook_server.verify import verify_directory
+    from tallybook_server.verify import (
+        open_unchanged,
+        verify_directory,
+    )
     from tallybook_server.writer import read_snapshot
 
     book = Book(Settings(directory=directory).book)
@@ -253,11 +256,12 @@ def _verify_closed(directory: Path) -> _Verified:
         findings += (asdict(finding) for finding in verify_directory(book.directory))
         if findings:
             return _Verified(str(directory), None, None, findings)
-        journal = Journal(book.journal, open_read_only)
-        try:
-            snapshot = read_snapshot(journal, number=1)
-        finally:
-            journal.close()
+        with TemporaryDirectory() as aside:
+            journal = open_unchanged(book, Path(aside))
+            try:
+                snapshot = read_snapshot(journal, number=1)
+            finally:
+                journal.close()
     except LedgerLocked:
         raise Failure(
             f"a server runs on {directory}; let it do the work: tallybook verify --endpoint "

@@ -313,6 +313,9 @@ class EmbeddedLedger:
             try:
                 while not self._closing and self.sealer.step():
                     pass
+                # A seal needs the rows in DuckDB anyway; there early, no query waits for them.
+                with self.snapshots.hold() as snapshot:
+                    self.tables.load(snapshot.tail)
             except Exception:
                 # Events stay in the tail, and the next step tries again; if this goes on,
                 # the tail fills and ingest says so.

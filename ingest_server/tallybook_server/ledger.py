@@ -154,9 +154,9 @@ class Acknowledgement:
     ledger: str
     position: Position
     archived: int
-    receipts: list[Receipt] = field(default_factory=list)
-    verdicts: list[Exceptions | None] = field(default_factory=list)
-    position_of: list[int] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list[Receipt])
+    verdicts: list[Exceptions | None] = field(default_factory=list[Exceptions | None])
+    position_of: list[int] = field(default_factory=list[int])
 
 
 # -- out -----------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ SEAL_BYTES: Final = 256 << 20
 SEAL_AGE_SECONDS: Final = 86_400
 """A seal is due when the oldest unsealed event is this old: at most 366 small files a year."""
 
-SEAL_CHECK_SECONDS: Final = 1.0
-"""How often the sealer looks for the age, when nobody wakes it."""
+SEAL_CHECK_SECONDS: Final = 0.5
+"""How often the sealer looks for the age, and hands new rows to the query engine."""
 
 SWEEP_BLOCKS: Final = 64
 """Sealed blocks whose bytes leave the journal in one transaction: about 2 MB, a few ms."""

@@ -105,6 +105,7 @@ def _order(group: tuple[Any, ...]) -> tuple[Any, ...]:
 def _row(
     query: UsageQuery, windows: list[int], group: tuple[Any, ...], total: int, events: int
 ) -> UsageRow:
+    window: int
     window, tenant, *texts = group
     start, end = query.start, query.end
     if windows:

@@ -42,7 +42,7 @@ from tallybook_server.tables import Tables
 from tallybook_server.tail import UNCOUNTED
 from tallybook_server.writer import read_snapshot
 
-__all__ = ["verify_book", "verify_directory"]
+__all__ = ["open_unchanged", "verify_book", "verify_directory"]
 
 _PAGE: Final = 500
 
@@ -91,7 +91,7 @@ def verify_directory(directory: Path) -> Iterator[Finding]:
     try:
         with tempfile.TemporaryDirectory() as aside:
             try:
-                journal = _open_unchanged(book, Path(aside))
+                journal = open_unchanged(book, Path(aside))
             except sqlite3.Error as error:
                 yield Finding("journal", "journal.db", f"cannot be opened: {error}")
                 return
@@ -103,7 +103,7 @@ def verify_directory(directory: Path) -> Iterator[Finding]:
         book.close()
 
 
-def _open_unchanged(book: Book, aside: Path) -> Journal:
+def open_unchanged(book: Book, aside: Path) -> Journal:
     """The journal as it is; a copy of it where a killed server has left a write-ahead log."""
     log = book.journal.with_name(f"{book.journal.name}-wal")
     if not log.exists() or not log.stat().st_size:

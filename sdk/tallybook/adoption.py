@@ -28,8 +28,8 @@ from tallybook.directory import (
 )
 from tallybook.errors import FrameDamaged
 from tallybook.flusher import Flusher
-from tallybook.frame import SpoolIdentity, dropped_at, read_header
-from tallybook.limits import ADOPTION_SECONDS, SPOOL_HEADER_BYTES
+from tallybook.frame import DROPPED_OFFSET, SpoolIdentity, dropped_at, read_header
+from tallybook.limits import ADOPTION_SECONDS, HELD_SECONDS, SPOOL_HEADER_BYTES
 from tallybook.producer import announce, remove_files
 from tallybook.queue import Queue, QueueDamaged
 from tallybook.wire import Announcement
@@ -86,30 +86,20 @@ class Orphan:
         self.held: str | None = None
         self.sending_blocked = False
         self.announced = False
+        self._endpoint = endpoint
+        self._unaddressed = unaddressed
         spools = spool_paths(directory, self._name)
         identity = _identity(spools)
-        self.queue = self._open_queue(spools)
-        try:
-            if identity is not None:
-                meant, source = identity.endpoint, identity.source
-            else:
-                meant, source = (_text(self.queue.note(name)) for name in ("endpoint", "source"))
-            if meant != endpoint and not (meant is None and unaddressed):
-                raise Held(f"{self._name} is meant for {meant or 'no endpoint'}, not {endpoint}")
-            # A queue that named no endpoint goes on naming none until somebody has answered:
-            # then its ledger binds it, and a mistyped endpoint has bound it to nothing.
-            self.queue.remember(endpoint=meant, source=source)
-            self._pack(spools, source)
-        except BaseException:
-            self.queue.close()
-            raise
-
-    def _open_queue(self, spools: list[tuple[int, Path]]) -> Queue:
-        path = queue_path(self._directory, self._name)
+        if identity is not None:
+            # Before its queue is opened: what is not for us stays as it is.
+            self._check_meant(identity.endpoint)
+            if identity.producer != self.id:
+                raise Held(f"a spool of {identity.producer.hex()} lies under the name {self._name}")
+        path = queue_path(directory, self._name)
         if not path.exists() and spools and spools[0][0] != 0:
             raise Held(f"{path.name} is gone, and its spools do not begin with the first")
         try:
-            return Queue(path)
+            self.queue = self._take_over(path, identity, spools)
         except QueueDamaged as error:
             if not spools or spools[0][0] != 0:
                 raise Held(f"{error}; see tallybook doctor") from None
@@ -121,10 +111,33 @@ class Orphan:
                 with suppress(FileNotFoundError):
                     Path(f"{path}{suffix}").unlink()
             log.warning("%s; packed anew from its spools, kept as %s", error, damaged.name)
-            return Queue(path)
+            self.queue = self._take_over(path, identity, spools)
 
-    def _pack(self, spools: list[tuple[int, Path]], source: str | None) -> None:
-        committer = Committer(self.queue, self.id, source)
+    def _check_meant(self, meant: str | None) -> None:
+        if meant != self._endpoint and not (meant is None and self._unaddressed):
+            raise Held(f"{self._name} is meant for {meant or 'no endpoint'}, not {self._endpoint}")
+
+    def _take_over(
+        self, path: Path, identity: SpoolIdentity | None, spools: list[tuple[int, Path]]
+    ) -> Queue:
+        queue = Queue(path)
+        try:
+            if identity is not None:
+                meant, source = identity.endpoint, identity.source
+            else:
+                meant, source = (_text(queue.note(name)) for name in ("endpoint", "source"))
+                self._check_meant(meant)
+            # A queue that named no endpoint goes on naming none until somebody has answered:
+            # then its ledger binds it, and a mistyped endpoint has bound it to nothing.
+            queue.remember(endpoint=meant, source=source)
+            self._pack(queue, spools, source)
+        except BaseException:
+            queue.close()
+            raise
+        return queue
+
+    def _pack(self, queue: Queue, spools: list[tuple[int, Path]], source: str | None) -> None:
+        committer = Committer(queue, self.id, source)
         now = self._clock.time_ns() // 1000
         dropped = 0
         for number, path in spools:
@@ -137,7 +150,7 @@ class Orphan:
             offset = committer.packed.offset
             committer.take(number, data[offset:], offset, now)
             dropped = dropped_at(data) if len(data) >= SPOOL_HEADER_BYTES else 0
-        if spools:
+        if spools and spools[-1][0] >= committer.packed.number:
             committer.next_spool(spools[-1][0] + 1, dropped, now)
         for _, path in spools:
             with suppress(FileNotFoundError):
@@ -162,15 +175,16 @@ class Orphan:
     def release(self, *, finished: bool) -> None:
         """Let go of the files; with *finished*, they go, the lock last."""
         if finished:
-            keep_blocks(self._directory, self._name, self.queue.acknowledged())
+            with suppress(Exception):  # What the server has is not worth an error.
+                keep_blocks(self._directory, self._name, self.queue.acknowledged())
         self.queue.close()
         if finished:
             remove_files(self._directory, self._name)
         self._lock.release(unlink=finished)
 
-    def forget(self) -> object:
+    def forget(self) -> None:
         """In a child after fork: as `Producer.forget`."""
-        return self.queue.forget()
+        self.queue.forget()
 
 
 class Adopter:
@@ -205,6 +219,8 @@ class Adopter:
         self._flusher = flusher
         self._clock = clock
         self._due_at = clock.monotonic()
+        self._held_until: dict[str, float] = {}
+        self._announced: set[str] = set()
         self.orphans: list[Orphan] = []
         self.held: dict[str, str] = {}
 
@@ -222,78 +238,96 @@ class Adopter:
         for orphan in list(self.orphans):
             if self._flusher.wait_seconds() > 0:
                 break
-            answered = self._flusher.step(orphan, closed=True, announce=not orphan.announced)
-            counts = orphan.queue.counts()
-            if answered and not counts.pending_blocks:
-                orphan.announced = True
-            if orphan.held:
-                self._let_go(orphan, orphan.held)
-            elif not counts.pending_blocks and orphan.announced:
-                self.orphans.remove(orphan)
-                # What the server refused stays on disk, for somebody to look at.
-                orphan.release(finished=not counts.aside_blocks)
-                if counts.aside_blocks:
-                    self.held[orphan.id.hex()] = f"{counts.aside_blocks} blocks are set aside"
-            else:
-                more = more or answered
+            try:
+                more = self._drain(orphan) or more
+            except (OSError, sqlite3.Error, QueueDamaged) as error:
+                # What ails one holds up none of the others.
+                self._let_go(orphan, str(error))
         return more
+
+    def _drain(self, orphan: Orphan) -> bool:
+        answered = self._flusher.step(orphan, closed=True, announce=not orphan.announced)
+        counts = orphan.queue.counts()
+        if answered and not counts.pending_blocks:
+            orphan.announced = True
+            self._announced.add(orphan.id.hex())
+        if orphan.held:
+            self._let_go(orphan, orphan.held)
+        elif counts.pending_blocks or not orphan.announced:
+            return answered
+        elif counts.aside_blocks:
+            # What the server refused stays on disk, for somebody to look at.
+            self._let_go(orphan, f"{counts.aside_blocks} blocks are set aside")
+        else:
+            self.orphans.remove(orphan)
+            orphan.release(finished=True)
+        return False
 
     def look(self) -> None:
         """Adopt every dead producer of this directory that is meant for this endpoint."""
-        self._sweep()
-        for path in lock_names(self._directory):
-            if path.stem in self.held and self.held[path.stem].endswith("set aside"):
+        sweep_kept(self._directory, self._clock.time_ns() / 1e9)
+        paths = lock_names(self._directory)
+        names = {path.stem for path in paths}
+        for name in self.held.keys() - names:
+            self.held.pop(name)  # Somebody else has taken care of it.
+            self._held_until.pop(name, None)
+        for path in paths:
+            if self._clock.monotonic() < self._held_until.get(path.stem, 0.0):
                 continue
             try:
                 lock = Lock.take(path)
+                if lock is not None:
+                    self._adopt(lock)
             except OSError as error:
-                self.held[path.stem] = str(error)
-                continue
-            if lock is not None:
-                self._adopt(lock)
+                self._hold(path.stem, str(error))
 
     def _adopt(self, lock: Lock) -> None:
         name = lock.path.stem
-        if not queue_path(self._directory, name).exists() and not spool_paths(
-            self._directory, name
-        ):
-            remove_files(self._directory, name)
-            lock.release(unlink=True)  # It died before its first event, or after its last.
-            return
         try:
-            self.orphans.append(
-                Orphan(
-                    self._directory,
-                    lock,
-                    self._endpoint,
-                    self._clock,
-                    unaddressed=self._unaddressed,
-                )
+            spools = [path for _, path in spool_paths(self._directory, name)]
+            if not queue_path(self._directory, name).exists() and all(map(_is_blank, spools)):
+                # It died before its first event, or after its last. A spool is made before
+                # the queue: the owner may have died before it wrote so much as whose it is.
+                remove_files(self._directory, name)
+                lock.release(unlink=True)
+                return
+            orphan = Orphan(
+                self._directory,
+                lock,
+                self._endpoint,
+                self._clock,
+                unaddressed=self._unaddressed,
             )
-            self.held.pop(name, None)
-        except (Held, OSError, sqlite3.Error, QueueDamaged) as error:
-            if self.held.get(name) != str(error):
-                self.held[name] = str(error)
-                log.warning("a dead producer's queue is held: %s", error)
+        except Exception as error:  # Whatever lies there, it is no reason to stop.
+            self._hold(name, str(error) or type(error).__name__)
             lock.release(unlink=False)
+            return
+        # Known to the server to the end: only what was set aside is left, unless somebody
+        # has let that go again.
+        orphan.announced = name in self._announced
+        self.held.pop(name, None)
+        self.orphans.append(orphan)
+
+    def _hold(self, name: str, reason: str) -> None:
+        self._held_until[name] = self._clock.monotonic() + HELD_SECONDS
+        if self.held.get(name) != reason:
+            self.held[name] = reason
+            log.warning("a dead producer's queue is held: %s", reason)
 
     def _let_go(self, orphan: Orphan, reason: str) -> None:
         self.orphans.remove(orphan)
-        self.held[orphan.id.hex()] = reason
+        self._hold(orphan.id.hex(), reason)
         orphan.release(finished=False)
-
-    def _sweep(self) -> None:
-        sweep_kept(self._directory, self._clock.time_ns() / 1e9)
 
     def close(self) -> None:
         """Let go of the orphans; whoever comes next goes on with them."""
-        for orphan in self.orphans:
-            orphan.release(finished=False)
-        self.orphans.clear()
+        while self.orphans:
+            self.orphans.pop().release(finished=False)
 
-    def forget(self) -> list[object]:
-        """In a child after fork: what must never be freed in this process."""
-        return [orphan.forget() for orphan in self.orphans]
+    def forget(self) -> None:
+        """In a child after fork: as `Producer.forget`."""
+        for orphan in self.orphans:
+            orphan.forget()
 
 
 def _identity(spools: list[tuple[int, Path]]) -> SpoolIdentity | None:
@@ -301,6 +335,11 @@ def _identity(spools: list[tuple[int, Path]]) -> SpoolIdentity | None:
         with path.open("rb") as file, suppress(FrameDamaged):
             return read_header(file.read(SPOOL_HEADER_BYTES))
     return None
+
+
+def _is_blank(spool: Path) -> bool:
+    """Whether nothing was ever stored in it: no event, and no drop counted."""
+    return not any(spool.read_bytes()[DROPPED_OFFSET:])
 
 
 def _text(note: int | str | None) -> str | None:

@@ -6,6 +6,10 @@ fixed when its block is committed, before anybody outside sees it. A thread that
 between two lines of `record` leaves no gap, and a recovery after a crash is the same code
 over the same bytes (`tallybook.adoption`).
 
+Whatever ends a step in its middle, a disk that refuses or a KeyboardInterrupt, the next one
+begins again behind the last commit: frames that were taken and not cut are taken once more,
+and never twice into a block.
+
 The frames of a block are taken apart by hand (`Packing.fill`), not by a decoder: this
 loop shares the interpreter with the application.
 """
@@ -20,7 +24,7 @@ from tallybook.errors import FrameDamaged
 from tallybook.event import INT64_MAX
 from tallybook.frame import COMMON, END, HEAD, MAGIC, Frame, Torn, frame_seed, scan, split_body
 from tallybook.limits import BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_CUT
-from tallybook.queue import Packed, Queue
+from tallybook.queue import Packed, Queue, QueueDamaged
 
 __all__ = ["Committer"]
 
@@ -70,12 +74,24 @@ class Committer:
         return len(self._of) >= BLOCK_EVENTS_MAX or self._series_bytes >= BLOCK_RAW_BYTES_CUT
 
     def recover(self) -> None:
-        """After a commit that failed: begin again behind what the queue really holds."""
-        if self._uncertain:
-            self.packed = self._queue.packed()
-            self.read = (self.packed.number, self.packed.offset)
-            self._open_block()
-            self._uncertain = False
+        """
+        After a step that did not come to its end: begin again behind what the queue holds.
+
+        Raises:
+            QueueDamaged: It holds less than it did.
+        """
+        if not self._uncertain:
+            return
+        packed = self._queue.packed()
+        if (packed.sequence, packed.number) < (self.packed.sequence, self.packed.number):
+            # Going on from here would give sequences a second time.
+            raise QueueDamaged(
+                f"the queue says sequence {packed.sequence}; it has said {self.packed.sequence}"
+            )
+        self.packed = packed
+        self.read = (packed.number, packed.offset)
+        self._open_block()
+        self._uncertain = False
 
     def take(self, number: int, data: bytes, offset: int, now: int) -> None:
         """
@@ -89,6 +105,7 @@ class Committer:
         """
         at = 0
         while at < len(data):
+            self._uncertain = True
             at = self._fill(data, at)
             self.read = (number, offset + at)
             if self.full:
@@ -96,6 +113,7 @@ class Committer:
             elif at < len(data):
                 at = self._step(data, at)
                 self.read = (number, offset + at)
+        self._uncertain = False
 
     def _fill(self, data: bytes, at: int) -> int:
         """Take frames of the common shape, until another, the end, or a full block."""
@@ -189,16 +207,14 @@ class Committer:
         )
         if packed == self.packed:
             return
-        try:
-            if self._of:
-                self._queue.commit_block(self._encode(), packed, now)
-            else:
-                self._queue.move_packed(packed)
-        except BaseException:
-            self._uncertain = True
-            raise
+        self._uncertain = True
+        if self._of:
+            self._queue.commit_block(self._encode(), packed, now)
+        else:
+            self._queue.move_packed(packed)
         self.packed = packed
         self._open_block()
+        self._uncertain = False
 
     def _encode(self) -> bytes:
         times = self._times
@@ -230,10 +246,8 @@ class Committer:
         packed = self.packed._replace(
             number=number, offset=Packed().offset, dropped=self.packed.dropped + dropped
         )
-        try:
-            self._queue.move_packed(packed)
-        except BaseException:
-            self._uncertain = True
-            raise
+        self._uncertain = True
+        self._queue.move_packed(packed)
         self.packed = packed
         self.read = (number, packed.offset)
+        self._uncertain = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -51,11 +52,16 @@ class Lock:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
+        self._pid = os.getpid()
+        self._held = True
 
-    # Every lock file that this process has open. A child of fork closes them all: a lock
-    # belongs to the open file, and a child that kept one would make its parent look alive
-    # after its death.
-    descriptors: ClassVar[set[int]] = set()
+    # Every lock file that is open, and the process that opened it. A child of fork closes
+    # those of its parent: a lock belongs to the open file, and a child that kept one would
+    # make its parent look alive after its death.
+    descriptors: ClassVar[dict[int, int]] = {}
+    # No fork between opening or closing a lock file and the note of it: a child would
+    # inherit a file that it does not know of.
+    noting: ClassVar[threading.RLock] = threading.RLock()
 
     @classmethod
     def make(cls, directory: Path, producer: bytes) -> Lock | None:
@@ -65,54 +71,74 @@ class Lock:
         Between making and locking, an adopter may find the file, take it for a dead
         producer's and remove it. The comparison of inodes sees that.
         """
-        path = directory / f"{producer.hex()}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        return cls._lock(path, fd)
+        return cls._lock(directory / f"{producer.hex()}.lock", os.O_CREAT | os.O_EXCL)
 
     @classmethod
     def take(cls, path: Path) -> Lock | None:
         """The lock of a dead producer, or None: alive, adopted by another, or gone."""
         try:
             # No O_CREAT: a file that is made here would be a producer that never was.
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            return cls._lock(path, 0)
         except FileNotFoundError:
             return None
-        return cls._lock(path, fd)
 
     @classmethod
-    def _lock(cls, path: Path, fd: int) -> Lock | None:
-        cls.descriptors.add(fd)
+    def _lock(cls, path: Path, how: int) -> Lock | None:
+        with cls.noting:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | how, 0o600)
+            lock = cls(path, fd)
+            cls.descriptors[fd] = lock._pid
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_ino == path.stat().st_ino:
-                return cls(path, fd)
-        except (BlockingIOError, FileNotFoundError):
+            if lock.in_place():
+                return lock
+        except BlockingIOError:
             pass
         except BaseException:
-            cls._close(fd)
+            lock.release(unlink=False)
             raise
-        cls._close(fd)
+        lock.release(unlink=False)
         return None
 
-    @classmethod
-    def _close(cls, fd: int) -> None:
-        cls.descriptors.discard(fd)
-        os.close(fd)
+    def in_place(self) -> bool:
+        """Whether the path still leads to the file that is held."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def release(self, *, unlink: bool) -> None:
-        """Let go; with *unlink*, the file goes while it is still locked."""
+        """Let go; with *unlink*, the file goes while it is still locked. Idempotent."""
+        if not self._held or self._pid != os.getpid():
+            return
+        self._held = False
         if unlink:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 self.path.unlink()
-        self._close(self._fd)
+        with Lock.noting:
+            Lock.descriptors.pop(self._fd, None)
+            os.close(self._fd)
 
 
 def forget_locks() -> None:
     """In a child after fork: close the parent's lock files, without unlocking them."""
-    for fd in list(Lock.descriptors):
-        with suppress(OSError):
-            os.close(fd)
-    Lock.descriptors.clear()
+    Lock.noting = threading.RLock()
+    for fd, pid in list(Lock.descriptors.items()):
+        if pid != os.getpid():
+            with suppress(OSError):
+                os.close(fd)
+            Lock.descriptors.pop(fd, None)
+
+
+def _before_fork() -> None:
+    Lock.noting.acquire()
+
+
+def _after_fork() -> None:
+    Lock.noting.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=forget_locks)
 
 
 def make_directory(path: Path) -> None:
@@ -200,16 +226,22 @@ def drop_ballast(directory: Path) -> None:
 
 def keep_blocks(directory: Path, producer: str, blocks: Iterable[bytes]) -> None:
     """Keep a drained queue's acknowledged blocks, for a server restored from a backup."""
-    data = b"".join(blocks)
-    if data:
-        with suppress(OSError):  # Room is short: what the server has is not worth an error.
-            (directory / f"{producer}.kept").write_bytes(data)
+    path = directory / f"{producer}.kept"
+    unfinished = directory / f"{producer}.kept-new"
+    with suppress(OSError):  # Room is short: what the server has is not worth an error.
+        with unfinished.open("wb") as file:
+            for block in blocks:
+                file.write(block)
+        if unfinished.stat().st_size:
+            unfinished.replace(path)
+    with suppress(OSError):
+        unfinished.unlink()
 
 
 def sweep_kept(directory: Path, now_seconds: float) -> None:
     """Remove kept blocks that are too old, or, oldest first, more than the limit."""
     files: list[tuple[float, int, Path]] = []
-    for path in directory.glob("*.kept"):
+    for path in directory.glob("*.kept*"):
         with suppress(OSError):
             stat = path.stat()
             files.append((stat.st_mtime, stat.st_size, path))

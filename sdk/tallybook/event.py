@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -43,6 +43,7 @@ __all__ = [
     "check_tenant",
     "format_time",
     "format_value",
+    "plain",
     "read_time",
     "read_value",
 ]
@@ -102,19 +103,20 @@ def read_value(value: Value | str) -> tuple[int, int]:
     if isinstance(value, bool):
         raise InvalidEvent("value", "type", f"value is {value}; expected a number, not a truth")
     if isinstance(value, int):
-        if value < 0:
-            raise _negative(value)
-        if value >= 10**VALUE_DIGITS_MAX:
+        if abs(value) >= 10**VALUE_DIGITS_MAX:
             raise InvalidEvent(
                 "value",
                 "too_many_digits",
                 f"value has more than {VALUE_DIGITS_MAX} digits; expected at most that many",
             )
-        return value, 0
+        if value < 0:
+            raise _negative(value)
+        return int(value), 0
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidEvent("value", "not_finite", f"value is {value}; expected a finite number")
-        return _read_text(repr(value))
+        # Of the float itself: a subclass, such as numpy's, may write its name around it.
+        return _read_text(float.__repr__(value))
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise InvalidEvent("value", "not_finite", f"value is {value}; expected a finite number")
@@ -273,13 +275,14 @@ def check_tags(tags: object) -> dict[str, str]:
         return {}
     if not isinstance(tags, Mapping):
         raise InvalidEvent("tags", "type", f"tags is a {type(tags).__name__}; expected a mapping")
-    if len(tags) > TAGS_MAX:
+    given = cast(Mapping[object, object], tags)
+    if len(given) > TAGS_MAX:
         raise InvalidEvent(
             "tags",
             "too_many",
-            f"{len(tags)} tags on one event; expected at most {TAGS_MAX}",
+            f"{len(given)} tags on one event; expected at most {TAGS_MAX}",
         )
-    return {check_tag_key(key): _tag_text(key, value) for key, value in tags.items()}
+    return {check_tag_key(key): _tag_text(key, value) for key, value in given.items()}
 
 
 def check_tag_key(key: object) -> str:
@@ -287,7 +290,7 @@ def check_tag_key(key: object) -> str:
     _check_text("tag key", key, TAG_KEY_BYTES_MAX)
     if not isinstance(key, str) or _CONTROL.search(key):
         raise InvalidEvent("tags", "control", f"tag key {key!r} has a control character")
-    return str(key)
+    return plain(key)
 
 
 def _tag_text(key: object, value: object) -> str:
@@ -297,10 +300,10 @@ def _tag_text(key: object, value: object) -> str:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidEvent("tags", "not_finite", f"{field} is {value}; expected a number")
-        return repr(value)
-    if isinstance(value, int | Decimal) and not isinstance(value, str):
+        return float.__repr__(value)
+    if isinstance(value, int | Decimal):
         try:
-            value = str(value)
+            value = int.__repr__(value) if isinstance(value, int) else str(value)
         except ValueError:  # CPython refuses to print an int of more than 4,300 digits.
             raise InvalidEvent("tags", "too_long", f"{field} is too large a number") from None
     if not isinstance(value, str):
@@ -313,7 +316,12 @@ def _tag_text(key: object, value: object) -> str:
     _check_text(field, value, TAG_VALUE_BYTES_MAX, empty=True)
     if _CONTROL.search(value):
         raise InvalidEvent("tags", "control", f"{field} has a control character: {value!r}")
-    return str.__str__(value)
+    return plain(value)
+
+
+def plain(text: str) -> str:
+    """The text itself: a subclass, such as an enum's member, may show itself otherwise."""
+    return str.__str__(text)
 
 
 def read_time(time: object) -> int:
@@ -334,7 +342,8 @@ def read_time(time: object) -> int:
                 f"time {time.isoformat()} has no time zone; pass an aware datetime, "
                 "such as datetime.now(UTC)",
             )
-        return (time - _EPOCH) // _MICROSECOND
+        # Beyond year 1 or 9999 it can be in UTC, and is then refused like any other.
+        time = (time - _EPOCH) // _MICROSECOND
     if isinstance(time, bool) or not isinstance(time, int):
         raise InvalidEvent(
             "time",
@@ -345,9 +354,9 @@ def read_time(time: object) -> int:
         raise InvalidEvent(
             "time",
             "range",
-            f"time {time} is outside the years 1 to 9999, in microseconds",
+            "time is outside the years 1 to 9999 in UTC, in microseconds since 1970",
         )
-    return time
+    return int(time)
 
 
 def format_time(time: int) -> str:

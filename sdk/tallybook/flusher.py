@@ -8,6 +8,7 @@ What an answer means:
 
     200, echoing each block     marked acknowledged; conflicts are issued again
     200, anything else          no answer: a portal, a proxy. Wait, send again
+    400 that says: retryable    changed on the way. Wait, send again
     400, 413, 422               fewer blocks at a time; one that is refused alone is set aside
     401, 403, 404 ...           everything is kept; wait long, say so
     409                         another ledger than this queue's: the queue is held
@@ -20,6 +21,8 @@ import logging
 import threading
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol
+
+import msgspec
 
 from tallybook.backoff import wait_seconds
 from tallybook.block import (
@@ -38,7 +41,6 @@ from tallybook.errors import (
     MessageDamaged,
     ServerRefused,
     ServerUnreachable,
-    TallybookError,
 )
 from tallybook.limits import (
     BACKOFF_SECONDS_MAX,
@@ -46,7 +48,7 @@ from tallybook.limits import (
     REQUEST_BYTES_MAX,
     WARNING_SECONDS,
 )
-from tallybook.queue import Queue, QueuedBlock
+from tallybook.queue import Queue, QueuedBlock, Reentered
 from tallybook.transport import Response, Transport
 from tallybook.wire import (
     CONTENT_TYPE,
@@ -103,9 +105,11 @@ class Flusher:
         self._clock = clock
         self._ids = ids
         self._lock = threading.RLock()
+        self._sender = 0
         self._failures = 0
         self._due_at = clock.monotonic()
         self._blocks_max = REQUEST_BLOCKS_MAX
+        self._refused_block = b""
         self._refusals = 0
         self._warned_at: dict[str, float] = {}
         self.ledger: str | None = None
@@ -136,9 +140,23 @@ class Flusher:
 
         Returns:
             Whether the server answered.
+
+        Raises:
+            Reentered: This thread is in the middle of a step.
         """
         if not self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
             return False
+        try:
+            return self._step(outbox, closed, announce, timeout_seconds)
+        finally:
+            self._lock.release()
+
+    def _step(
+        self, outbox: Outbox, closed: bool, announce: bool, timeout_seconds: float | None
+    ) -> bool:
+        if self._sender:
+            raise Reentered("in the middle of a request")
+        self._sender = threading.get_ident()
         try:
             if outbox.held:
                 return False
@@ -147,7 +165,12 @@ class Flusher:
                 return False
             return self._send(outbox, queued, closed, timeout_seconds)
         finally:
-            self._lock.release()
+            self._sender = 0
+
+    @property
+    def entered(self) -> bool:
+        """Whether the calling thread is in the middle of a step."""
+        return self._sender == threading.get_ident()
 
     def _send(
         self,
@@ -157,6 +180,8 @@ class Flusher:
         timeout_seconds: float | None,
     ) -> bool:
         sound = self._set_damaged_aside(outbox, queued)
+        if queued and not sound:
+            return False  # The next ones have their turn at once.
         blocks = [block.data for block in sound]
         # "Closed" is said only with the last blocks: after it, the server counts what is missing.
         last = closed and outbox.queue.counts().pending_blocks == len(blocks)
@@ -171,9 +196,10 @@ class Flusher:
             outbox.held = str(other)
             self._warn("held", f"a queue is held: {other}")
             return False
-        except TallybookError as error:
+        except Exception as error:
+            # Whatever a transport raises, the blocks are kept and their turn comes again.
             retry_after = error.retry_after_seconds if isinstance(error, ServerRefused) else None
-            self._fail(outbox, str(error), retry_after)
+            self._fail(outbox, sound, str(error) or type(error).__name__, retry_after)
             return False
         self._settle(outbox, sound, answer)
         return True
@@ -190,7 +216,7 @@ class Flusher:
         words = response.body[:300].decode("utf-8", "replace")
         if status == 409:
             raise _OtherLedger(f"the server keeps another ledger than this queue's: {words}")
-        if status in _REFUSED_ALONE and blocks:
+        if status in _REFUSED_ALONE and blocks and not _is_retryable(response.body):
             raise _RefusedBlocks(f"HTTP {status}: {words}")
         retry_after = response.retry_after_seconds
         if status in (401, 403, 404, 405, 410) or 300 <= status < 400:
@@ -227,7 +253,6 @@ class Flusher:
             else:
                 settled.append((block.id, "acknowledged", None))
                 reissued += _reissue(block.data, receipt)
-                self._count(receipt)
         outbox.queue.settle(
             settled,
             reissued=reissued,
@@ -239,8 +264,10 @@ class Flusher:
             now=self._clock.time_ns() // 1000,
         )
         self.ledger = answer.ledger
+        for receipt in answer.receipts:
+            self._count(receipt)
         if damaged:
-            self._fail(outbox, "a block was damaged on the way", None)
+            self._fail(outbox, sent, "a block was damaged on the way", None)
             return
         self._failures = self._refusals = 0
         self._due_at = self._clock.monotonic()
@@ -249,6 +276,8 @@ class Flusher:
         self.last_error = None
 
     def _count(self, receipt: Receipt) -> None:
+        if receipt.status in ("damaged", "refused"):
+            return
         self.acknowledged += receipt.count
         if receipt.status == "duplicate":
             self.duplicates += receipt.count
@@ -262,19 +291,28 @@ class Flusher:
             # Which one it is shows when each goes alone; the others are not held up.
             self._blocks_max = max(1, len(sent) // 2)
             return
-        self._refusals += 1
+        digest = read_header(sent[0].data).sha256
+        self._refusals = self._refusals + 1 if digest == self._refused_block else 1
+        self._refused_block = digest
         if self._refusals >= _REFUSALS_MAX:
-            self._refusals = 0
             outbox.queue.settle([(sent[0].id, "aside", words)])
+            outbox.sending_blocked = False
             self._warn("aside", f"the server refuses a block alone, it is set aside: {words}")
         else:
-            self._fail(outbox, words, None)
+            self._fail(outbox, sent, words, None)
 
-    def _fail(self, outbox: Outbox, words: str, retry_after_seconds: float | None) -> None:
+    def _fail(
+        self,
+        outbox: Outbox,
+        sent: Sequence[QueuedBlock],
+        words: str,
+        retry_after_seconds: float | None,
+    ) -> None:
         self._failures += 1
         wait = wait_seconds(self._failures, self._ids.fraction(), retry_after_seconds)
         self._due_at = self._clock.monotonic() + wait
-        outbox.sending_blocked = True
+        # With nothing to send, the next block is cut as ever: its answer is what unblocks.
+        outbox.sending_blocked = bool(sent)
         self.last_error = words
         self._warn("send", f"nothing is lost, but sending fails: {words}")
 
@@ -295,6 +333,22 @@ class _RefusedBlocks(Exception):
 
 class _OtherLedger(Exception):
     """The server keeps another ledger."""
+
+
+class _Problem(msgspec.Struct):
+    """What a refusal says of itself. RFC 9457, and `retryable` of our own."""
+
+    retryable: bool = False
+
+
+_problem: Final = msgspec.json.Decoder(_Problem)
+
+
+def _is_retryable(body: bytes) -> bool:
+    try:
+        return _problem.decode(body).retryable
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
 
 
 def _reissue(block: bytes, receipt: Receipt) -> list[bytes]:

@@ -46,7 +46,7 @@ FUTURE_SECONDS_MAX: Final = 300
 # -- spool ------------------------------------------------------------------------------
 
 SPOOL_BYTES: Final = 8 << 20
-"""One spool file, really allocated. About 100,000 events; a rotation costs about 1 ms."""
+"""One spool file, really allocated. About 80,000 events with two tags."""
 
 SPOOL_HEADER_BYTES: Final = 4096
 """The first page of a spool file: who wrote it, and the drop counter."""
@@ -58,7 +58,7 @@ BUFFER_DELAY_SECONDS: Final = 0.02
 """At level ``buffered``: how long an event may be in memory only."""
 
 BUFFER_EVENTS_MAX: Final = 100_000
-"""At level ``buffered``: events in memory before a call stores them itself (about 50 MB)."""
+"""At level ``buffered``: events in memory before a call stores them itself."""
 
 KNOWN_TAGS_MAX: Final = 50_000
 """Tag pairs whose check is remembered; beyond it the memory of checks starts anew."""
@@ -66,7 +66,7 @@ KNOWN_TAGS_MAX: Final = 50_000
 # -- block and queue --------------------------------------------------------------------
 
 BLOCK_EVENTS_MAX: Final = 2_000
-"""Events in a block. Measured: beyond 2,000 an event gets less than 2 % cheaper."""
+"""Events in a block: few enough that one is packed in milliseconds."""
 
 BLOCK_RAW_BYTES_MAX: Final = 4 << 20
 """A block's payload before compression: the bound that a decompression bomb meets."""
@@ -78,7 +78,7 @@ BLOCK_DELAY_SECONDS: Final = 0.25
 """A block is cut when its oldest event is this old and nothing is being sent."""
 
 QUEUE_BYTES_MAX: Final = 1 << 30
-"""What a producer's queue and spools may hold before `on_full` decides. 50 million events."""
+"""What a producer's queue and spools may hold before `on_full` decides."""
 
 QUEUE_BYTES_MIN: Final = 1 << 20
 """The smallest queue that can be asked for."""
@@ -123,6 +123,9 @@ ANNOUNCE_SECONDS: Final = 30.0
 
 ADOPTION_SECONDS: Final = 5.0
 """How often a flusher looks for queues whose owner has died."""
+
+HELD_SECONDS: Final = 60.0
+"""How often it looks again at one that it had to leave as it is."""
 
 CLOSE_SECONDS: Final = 2.0
 """How long an exit may take; what is not sent by then is on disk."""

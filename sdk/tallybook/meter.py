@@ -17,10 +17,10 @@ import itertools
 import logging
 import mmap
 import os
+import sys
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -31,6 +31,7 @@ from zlib import crc32
 import msgspec
 
 from tallybook.adoption import Adopter
+from tallybook.buffer import Buffer
 from tallybook.clock import Clock, Ids, SystemClock, SystemIds
 from tallybook.directory import forget_locks, status_path
 from tallybook.errors import DurabilityUnknown, InvalidEvent, QueueFull
@@ -42,6 +43,7 @@ from tallybook.event import (
     check_key,
     check_tags,
     check_tenant,
+    plain,
     read_time,
     read_value,
 )
@@ -54,10 +56,11 @@ from tallybook.limits import (
     WARNING_SECONDS,
 )
 from tallybook.producer import Producer, ProducerClosed
+from tallybook.queue import Reentered
 from tallybook.settings import Durability, OnFull, read_settings
 from tallybook.tenant import current_tenant
 from tallybook.transport import HttpTransport, Transport
-from tallybook.worker import Bell, FlushResult, Worker
+from tallybook.worker import Drained, FlushResult, Hooks, Worker
 
 __all__ = ["FlushResult", "Handle", "Meter", "Stats", "Tags", "default_meter"]
 
@@ -71,6 +74,7 @@ _pack_head: Final = HEAD.pack
 _pack_common: Final = COMMON.pack
 _REOPEN_SECONDS: Final = 1.0
 _BLOCK_POLL_SECONDS: Final = 0.01
+_AWAIT_SECONDS: Final = 1.0
 # The kernel gives a child of fork a page of zeros, whoever forked and however. Reading a
 # byte of it is the check of the pid that costs 25 ns instead of a system call.
 _WIPE_ON_FORK: Final = 18
@@ -182,6 +186,7 @@ class Meter:
         self._threads = threads
         self._time_ns = self._clock.time_ns
         self._buffered = self._settings.durability == "buffered"
+        self._mapped = self._settings.durability == "process"
         self._power = self._settings.durability == "power"
         self._known_users: set[tuple[str, str | None]] = set()
         self._known_tags: set[tuple[str, str]] = set()
@@ -195,10 +200,15 @@ class Meter:
         self._producer: Producer | None = None
         self._worker: Worker | None = None
         self._bed: type[_Bed] | Worker = _Bed
+        self._pid = os.getpid()
+        self._starter = 0
+        self._retired: list[Worker] = []
         self._open_error: Exception | None = None
-        self._buffer: deque[bytes] = deque()
+        self._buffer = Buffer()
+        self._waiting = self._buffer.waiting
         self._unattributed = itertools.count()
-        self._drops_without_file = 0
+        self._drops = itertools.count()
+        self._drops_handed_over = 0
         self._reopen_at = self._clock.monotonic()
         self._warned_at = self._clock.monotonic() - WARNING_SECONDS
 
@@ -265,31 +275,23 @@ class Meter:
                 raise _Uncommon
         except (_Uncommon, TypeError):
             body = self._check(dimension, value, tenant, tags, time, key)
-        if not self._guard[0] or len(self._buffer) > BUFFER_EVENTS_MAX:
-            self._keep(body)
-        elif self._buffered:
-            self._buffer.append(body)
-            if self._bed.asleep:
-                self._bed.packing.ring()
-        else:
-            write, seed = self._producer.slot  # type: ignore[union-attr]
+        if self._mapped and self._guard[0]:
             try:
+                write, seed = self._producer.slot  # type: ignore[union-attr]
                 write(_pack_head(MAGIC, len(body), crc32(body, seed)) + body + END)
-            except ValueError:
-                self._store(body)
-            if self._bed.asleep:
-                self._bed.packing.ring()
+            except (ValueError, AttributeError):  # It is full, or just being closed.
+                self._keep(body)
+            else:
+                if self._bed.asleep:
+                    self._bed.wake()
+        elif self._buffered and self._guard[0] and len(self._waiting) < BUFFER_EVENTS_MAX:
+            self._waiting.append(body)
+            if self._bed.asleep or not self._guard[0]:
+                self._look_after_memory()
+        else:
+            self._keep(body)
         if tenant is None:
             next(self._unattributed)
-        if self._power:
-            self._await_sync()
-
-    def _record_body(self, body: bytes, unattributed: bool) -> None:
-        self._keep(body)
-        if unattributed:
-            next(self._unattributed)
-        if self._power:
-            self._await_sync()
 
     async def arecord(
         self,
@@ -308,10 +310,12 @@ class Meter:
         """
         if tenant is None:
             tenant = current_tenant()
-            if tenant is None:
-                next(self._unattributed)
-        self._keep(self._check(dimension, value, tenant, tags, time, key))
-        if self._power:
+        body = self._check(dimension, value, tenant, tags, time, key)
+        # What waits for room must not hold up the loop.
+        waits = self._settings.on_full == "block"
+        if not self._power:
+            await asyncio.to_thread(self._keep, body) if waits else self._keep(body)
+        elif worker := await asyncio.to_thread(self._store, body) if waits else self._store(body):
             loop = asyncio.get_running_loop()
             synced: asyncio.Future[bool] = loop.create_future()
 
@@ -319,9 +323,11 @@ class Meter:
                 with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
                     loop.call_soon_threadsafe(_resolve, synced, confirmed)
 
-            self._wait_for_sync(done)
+            worker.wait_for_sync(done)
             if not await synced:
                 raise _unknown()
+        if tenant is None:
+            next(self._unattributed)
 
     def bind(
         self, dimension: str, *, tenant: str | None = None, tags: Tags | None = None
@@ -334,8 +340,7 @@ class Meter:
         """
         if tenant is None:
             tenant = current_tenant()
-        check_dimension(dimension)
-        check_tenant(tenant)
+        dimension, tenant = _checked(dimension, tenant)
         return Handle(self, encode_series(dimension, tenant, check_tags(tags)), tenant is None)
 
     def _check(
@@ -348,12 +353,10 @@ class Meter:
         key: str | None,
     ) -> bytes:
         """The body of any event, each field checked; what holds is remembered."""
-        if (dimension, tenant) not in self._known_users:
-            check_dimension(dimension)
-            check_tenant(tenant)
-            if len(self._known_users) >= KNOWN_TAGS_MAX:
-                self._known_users.clear()
-            self._known_users.add((dimension, tenant))
+        dimension, tenant = _checked(dimension, tenant)
+        if len(self._known_users) >= KNOWN_TAGS_MAX:
+            self._known_users.clear()
+        self._known_users.add((dimension, tenant))
         checked = check_tags(tags)
         if len(self._known_tags) + len(checked) > KNOWN_TAGS_MAX:
             self._known_tags.clear()
@@ -367,6 +370,7 @@ class Meter:
                     "key= needs a Meter with a source, since keys are unique per source: "
                     "Meter('api-gateway') or TALLYBOOK_SOURCE",
                 )
+            key = plain(key)
         return encode_body(
             Event(
                 dimension=dimension,
@@ -382,71 +386,144 @@ class Meter:
     # -- keeping -------------------------------------------------------------------------------
 
     def _keep(self, body: bytes) -> None:
-        """Keep a body at this Meter's level, short of waiting for a sync."""
+        """Keep a body at this Meter's level."""
         if self._buffered:
-            self._buffer.append(body)
-            if not self._guard[0]:
-                self._store(None)  # Somebody has to be there who empties the buffer.
-            if len(self._buffer) > BUFFER_EVENTS_MAX:
-                self._drain_buffer()
-        else:
-            self._store(body)
-        if self._bed.asleep:
-            self._bed.packing.ring()
+            self._keep_in_memory(body)
+            return
+        worker = self._store(body)
+        if worker is None:
+            return
+        if worker.asleep:
+            worker.wake()
+        if self._power:
+            self._await_sync(worker)
 
-    def _store(self, body: bytes | None) -> None:
-        """Store a body wherever there is room; else do what `on_full` says."""
-        while True:
+    def _keep_in_memory(self, body: bytes) -> None:
+        if not self._guard[0]:
+            self._look_after_memory()  # Before it: a child of fork throws away what is there.
+        if len(self._waiting) >= BUFFER_EVENTS_MAX:
+            self._make_room_in_memory()
+        self._waiting.append(body)
+        self._look_after_memory()
+
+    def _look_after_memory(self) -> None:
+        """See to it that somebody empties it. Behind the append, for `close` does the reverse."""
+        if not self._guard[0]:
             try:
-                producer = self._open()
-                if body is not None:
-                    write, seed = producer.slot
-                    frame = _pack_head(MAGIC, len(body), crc32(body, seed)) + body + END
-                    try:
-                        write(frame)
-                    except ValueError:
-                        producer.store(frame)
-                return
+                self._open()
+            except Exception as error:
+                _open_meters.add(self)  # So that the exit tries once more.
+                self._warn(f"usage is in memory only, since the queue cannot be opened: {error}")
+        bed = self._bed
+        if bed.asleep:
+            bed.wake()
+
+    def _make_room_in_memory(self) -> None:
+        while len(self._waiting) >= BUFFER_EVENTS_MAX:
+            try:
+                self._buffer.drain(self._open().producer)
             except ProducerClosed:
                 continue
-            except Exception as error:  # Whatever it is, it does not reach the application.
-                if body is None:
+            except Reentered:
+                return
+            except Exception as error:
+                if self._settings.on_full == "drop":
+                    self._count_drop(error, self._buffer.discard())
                     return
-                if self._settings.on_full == "raise":
-                    raise (
-                        error
-                        if isinstance(error, QueueFull)
-                        else QueueFull(f"the queue cannot take the event: {error}")
-                    ) from None
+                self._raise_or_wait(error)
+
+    def _drain(self, producer: Producer) -> Drained:
+        """Move what is in memory into this producer's spool."""
+        if not len(self._buffer):
+            return Drained(0, True)
+        try:
+            return Drained(self._buffer.drain(producer), True)
+        except (ProducerClosed, Reentered):
+            return Drained(0, False)  # Somebody else does it.
+        except Exception as error:
+            if self._settings.on_full != "drop":
+                return Drained(0, False)  # It stays; when it is too much, `record` says so.
+            dropped = self._buffer.discard()
+            self._count_drop(error, dropped)
+            return Drained(dropped, True)
+
+    def _store(self, body: bytes) -> Worker | None:
+        """
+        Store a body wherever there is room; else do what `on_full` says.
+
+        Returns:
+            The worker of the producer that has it; None: it was dropped, or is in memory yet.
+        """
+        while True:
+            try:
+                worker = self._open()
+                write, seed = worker.producer.slot
+                frame = _pack_head(MAGIC, len(body), crc32(body, seed)) + body + END
+                try:
+                    write(frame)
+                except ValueError:
+                    worker.producer.store(frame)
+                return worker
+            except ProducerClosed:
+                continue
+            except Reentered:
+                # A signal handler or finaliser in the middle of a change of spool, on the
+                # thread that makes it: a few lines further on it will be stored.
+                break
+            except Exception as error:  # Whatever it is, it does not reach the application.
                 if self._settings.on_full == "drop":
                     self._count_drop(error)
-                    return
-            threading.Event().wait(_BLOCK_POLL_SECONDS)
+                    return None
+                if self._settings.on_full == "block" and self._in_the_middle():
+                    # Who waits here holds up the thread that would make the room: his own.
+                    break
+                self._raise_or_wait(error)
+        self._waiting.append(body)
+        if self._power:
+            raise _unknown()
+        return None
 
-    def _count_drop(self, error: Exception) -> None:
+    def _raise_or_wait(self, error: Exception) -> None:
+        if self._settings.on_full == "raise":
+            raise (
+                error
+                if isinstance(error, QueueFull)
+                else QueueFull(f"the queue cannot take the event: {error}")
+            ) from None
+        self._warn(f"record waits, since the queue cannot take the event: {error}")
+        threading.Event().wait(_BLOCK_POLL_SECONDS)
+
+    def _in_the_middle(self) -> bool:
+        """Whether this is a signal handler or finaliser in the middle of our own work."""
+        worker = self._worker
+        return (
+            self._starter == threading.get_ident()
+            or self._buffer.entered
+            or (worker is not None and worker.entered)
+        )
+
+    def _count_drop(self, error: Exception, events: int = 1) -> None:
         producer = self._producer
-        if producer is not None and self._guard[0]:
-            producer.count_drop()
-        else:
-            with self._opening:
-                self._drops_without_file += 1
+        try:
+            if producer is None or not self._guard[0]:
+                raise ProducerClosed
+            producer.count_drop(events)
+        except (ProducerClosed, Reentered):
+            for _ in range(events):
+                next(self._drops)  # The next producer announces them.
+        self._warn(f"usage is being dropped, and counted: {error}")
+
+    def _drops_in_memory(self) -> int:
+        return _reading(self._drops) - self._drops_handed_over
+
+    def _warn(self, words: str) -> None:
         now = self._clock.monotonic()
         if now - self._warned_at >= WARNING_SECONDS:
             self._warned_at = now
-            log.warning("usage is being dropped, and counted: %s", error)
+            log.warning("%s", words)
 
-    def _drain_buffer(self) -> bool:
-        """Store what level ``buffered`` has in memory; whether there was anything."""
-        if not self._buffer:
-            return False
-        with suppress(IndexError):
-            for _ in range(len(self._buffer)):
-                self._store(self._buffer.popleft())
-        return True
-
-    # -- waiting for the disk ------------------------------------------------------------------
-
-    def _await_sync(self) -> None:
+    def _await_sync(self, worker: Worker) -> None:
+        """Wait for the disk, and raise DurabilityUnknown if it does not confirm."""
         synced = threading.Lock()
         synced.acquire()
         confirmed: list[bool] = []
@@ -455,47 +532,56 @@ class Meter:
             confirmed.append(result)
             synced.release()
 
-        self._wait_for_sync(done)
-        synced.acquire()
-        if not confirmed[0]:
+        pid = os.getpid()
+        worker.wait_for_sync(done)
+        while not synced.acquire(timeout=_AWAIT_SECONDS):
+            if worker.ended or pid != os.getpid():
+                break  # A child of fork: nobody is there any more who would say.
+        if confirmed != [True]:
             raise _unknown()
-
-    def _wait_for_sync(self, done: Callable[[bool], None]) -> None:
-        worker = self._worker
-        if worker is None:
-            done(False)  # Dropped, or closed meanwhile: nobody can say.
-            return
-        worker.waiters.append(done)
-        if worker.running:
-            worker.packing.ring()
-        else:
-            with suppress(Exception):
-                worker.commit_step()
 
     # -- opening and closing -------------------------------------------------------------------
 
-    def _open(self) -> Producer:
-        """The producer of this process, made now if there is none."""
-        producer = self._producer
-        if self._guard[0] and producer is not None and not producer.closed:
-            return producer
+    def _open(self) -> Worker:
+        """The worker of this process's producer, made now if there is none."""
+        self._begin_after_fork()
+        worker = self._worker
+        if worker is not None and not worker.producer.closed:
+            return worker
         with self._opening:
-            if self._producer is not None and not self._guard[0]:
-                self._forget()  # A child of a fork that ran no hooks.
-            if self._producer is None or self._producer.closed:
+            if self._starter:
+                raise Reentered("in the middle of opening")
+            if self._worker is None or self._worker.producer.closed:
                 if self._clock.monotonic() < self._reopen_at and self._open_error:
-                    raise self._open_error
+                    raise self._open_error.with_traceback(None)
                 self._reopen_at = self._clock.monotonic() + _REOPEN_SECONDS
+                self._starter = threading.get_ident()
                 try:
                     self._start()
+                    self._open_error = None
                 except Exception as error:
                     self._open_error = error
                     raise
-            return cast(Producer, self._producer)
+                finally:
+                    self._starter = 0
+            return cast(Worker, self._worker)
+
+    def _begin_after_fork(self) -> None:
+        """In a child of a fork that ran no hooks, which the library in C made: begin anew."""
+        if self._pid != os.getpid():
+            with _unhooked:  # Never held where the hooks run, so never inherited held.
+                if self._pid != os.getpid():
+                    forget_locks()
+                    self._forget()
 
     def _start(self) -> None:
         settings = self._settings
+        pid = os.getpid()
         producer = Producer(settings, self._clock, self._ids)
+        if pid != os.getpid():
+            # A signal handler has forked in the middle of it, and this is the child.
+            producer.forget()
+            raise ProducerClosed
         flusher, adopter = None, None
         if settings.endpoint is not None or self._transport is not None:
             transport = self._transport or HttpTransport(
@@ -503,29 +589,42 @@ class Meter:
             )
             flusher = Flusher(transport, self._clock, self._ids)
             adopter = Adopter(settings.directory, settings.endpoint, flusher, self._clock)
-        worker = Worker(
-            producer,
-            flusher,
-            adopter,
-            self._clock,
-            self._drain_buffer,
-            (status_path(settings.directory, producer.id.hex()), self._status),
-        )
-        if self._drops_without_file:
-            producer.count_drop(self._drops_without_file)
-            self._drops_without_file = 0
-        self._producer, self._worker, self._bed = producer, worker, worker
+        hooks = Hooks(self._drain, self._buffer.__len__, self._status, self._go_on_elsewhere)
+        path = status_path(settings.directory, producer.id.hex())
+        worker = Worker(producer, flusher, adopter, self._clock, hooks, path)
+        dropped = self._drops_in_memory()
+        if dropped:
+            producer.count_drop(dropped)
+            self._drops_handed_over += dropped
+        _close_with_multiprocessing()
+        _open_meters.add(self)
+        if self._worker is not None:
+            self._retired.append(self._worker)
+        self._bed, self._worker, self._producer = worker, worker, producer
         self._guard[0] = 1
         if self._threads:
             worker.start()
 
+    def _go_on_elsewhere(self, worker: Worker, words: str) -> None:
+        """A worker's files are gone or damaged: record in new ones from now on."""
+        with self._opening:
+            if self._worker is not worker:
+                return
+            self._producer, self._worker, self._bed = None, None, _Bed
+            self._guard[0] = 0
+            self._retired = [worker, *(old for old in self._retired if not old.ended)]
+            if len(self._buffer):
+                with suppress(Exception):
+                    self._open()
+
     def _forget(self) -> None:
         """In a child after fork: begin anew, without touching what is the parent's."""
-        producer, worker = self._producer, self._worker
-        if producer is not None and worker is not None:
-            _never_freed.append((producer, producer.forget(), worker))
-            if worker.adopter is not None:
-                _never_freed.append(worker.adopter.forget())
+        for worker in (self._worker, *self._retired):
+            if worker is not None:
+                _never_freed.append(worker)
+                worker.producer.forget()
+                if worker.adopter is not None:
+                    worker.adopter.forget()
         self._begin()
 
     def flush(self, timeout: float = 10.0) -> FlushResult:
@@ -538,12 +637,25 @@ class Meter:
         Returns:
             What was achieved. It never raises for a server that is down or a disk that is full.
         """
-        producer, worker = self._producer, self._worker
-        if producer is None or worker is None or not self._guard[0]:
-            return FlushResult(ok=True, sent=0, pending=0, error=None)
         deadline = self._clock.monotonic() + timeout
-        self._drain_buffer()
-        return worker.flush(deadline)
+        self._begin_after_fork()
+        if len(self._buffer) and not self._guard[0]:
+            with suppress(Exception):
+                self._open()
+        workers = [*self._retired, *([self._worker] if self._worker else [])]
+        return self._summed([worker.flush(deadline) for worker in workers if not worker.ended])
+
+    def _summed(self, results: Sequence[FlushResult]) -> FlushResult:
+        lost = len(self._buffer) if not self._guard[0] else 0
+        errors = [result.error for result in results if result.error]
+        if lost:
+            errors.append(f"{lost} events are in memory only: {self._open_error}")
+        return FlushResult(
+            ok=not errors,
+            sent=sum(result.sent for result in results),
+            pending=lost + sum(result.pending for result in results),
+            error=errors[0] if errors else None,
+        )
 
     async def aflush(self, timeout: float = 10.0) -> FlushResult:
         """As `flush`, in a thread, so that the loop goes on."""
@@ -560,52 +672,75 @@ class Meter:
         Args:
             timeout: Seconds; by default the `close_seconds` of this Meter.
         """
+        seconds = self._settings.close_seconds if timeout is None else timeout
+        deadline = self._clock.monotonic() + seconds
+        self._begin_after_fork()
+        if self._in_the_middle():
+            # A signal handler in the middle of our own work on its own thread: it cannot be
+            # finished here. Closing again afterwards, or the exit, will do it.
+            return self._summed([FlushResult(False, 0, 0, "in the middle of another call")])
         with self._opening:
-            producer, worker = self._producer, self._worker
-            if producer is None or worker is None or not self._guard[0]:
-                return FlushResult(ok=True, sent=0, pending=0, error=None)
-            self._drain_buffer()
-            producer.seal()
+            workers = [*self._retired, *([self._worker] if self._worker else [])]
+            self._retired = []
             self._producer, self._worker, self._bed = None, None, _Bed
             self._guard[0] = 0
             self._reopen_at = self._clock.monotonic()
-        seconds = self._settings.close_seconds if timeout is None else timeout
-        return worker.close(self._clock.monotonic() + seconds)
+        for worker in workers:
+            self._drain(worker.producer)
+            worker.producer.shut()
+        results = [worker.close(deadline) for worker in workers]
+        if len(self._buffer):
+            # Recorded meanwhile, or there was no room. A new producer has room of its own.
+            with suppress(Exception):
+                self._drain(self._open().producer)
+        if not self._guard[0]:
+            _open_meters.discard(self)
+        return self._summed(results)
 
     # -- seen from outside ---------------------------------------------------------------------
 
     def stats(self) -> Stats:
         """Counts of this Meter in this process."""
-        producer, worker = self._producer, self._worker
-        unattributed = int(repr(self._unattributed)[6:-1])
-        if producer is None or worker is None or not self._guard[0]:
-            return Stats(unattributed=unattributed, dropped=self._drops_without_file)
-        flusher, adopter = worker.flusher, worker.adopter
+        self._begin_after_fork()
+        worker = self._worker
+        if worker is not None:
+            with suppress(Exception):  # Closed meanwhile.
+                return self._stats(worker)
+        return Stats(
+            recorded=len(self._buffer),
+            unattributed=_reading(self._unattributed),
+            dropped=self._drops_in_memory(),
+        )
+
+    def _stats(self, worker: Worker) -> Stats:
+        producer, flusher, adopter = worker.producer, worker.flusher, worker.adopter
+        buffered = len(self._buffer)
         counts = producer.queue.counts()
         return Stats(
             producer=producer.id.hex(),
-            recorded=producer.recorded + len(self._buffer),
+            recorded=producer.recorded + buffered,
             acknowledged=flusher.acknowledged if flusher else 0,
             duplicates=flusher.duplicates if flusher else 0,
-            pending=producer.waiting_events + counts.pending_events,
+            pending=producer.waiting_events + counts.pending_events + buffered,
             aside=counts.aside_events,
-            dropped=producer.dropped,
+            dropped=producer.dropped + self._drops_in_memory(),
             torn=producer.torn,
-            unattributed=unattributed,
+            unattributed=_reading(self._unattributed),
             bytes=producer.bytes,
             adopted=len(adopter.orphans) if adopter else 0,
             held=dict(adopter.held) if adopter else {},
             last_error=flusher.last_error if flusher else None,
         )
 
-    def _status(self) -> dict[str, object]:
-        """What lies beside the queue for `tallybook queue status`."""
+    def _status(self, worker: Worker) -> dict[str, object]:
+        """What lies beside a worker's queue for `tallybook queue status`."""
         settings = self._settings
         return {
             "source": settings.source,
             "endpoint": settings.endpoint,
             "pid": os.getpid(),
-            **asdict(self.stats()),
+            "oldest": worker.producer.queue.counts().oldest,
+            **asdict(self._stats(worker)),
         }
 
     def __enter__(self) -> Self:
@@ -638,11 +773,14 @@ class Handle:
             InvalidEvent, QueueFull, DurabilityUnknown: As `Meter.record`.
         """
         meter = self._meter
-        if value.__class__ is int and 0 <= value <= 127:
-            body = _pack_common(0x96, 0xCF, meter._time_ns(), value, 0xC0) + self._series
+        time = meter._time_ns()
+        if value.__class__ is int and 0 <= value <= 127 and time >= 0:
+            body = _pack_common(0x96, 0xCF, time, value, 0xC0) + self._series
         else:
-            body = encode_value_body(meter._time_ns(), read_value(value), self._series)
-        meter._record_body(body, self._unattributed)
+            body = encode_value_body(time, read_value(value), self._series)
+        meter._keep(body)
+        if self._unattributed:
+            next(meter._unattributed)
 
 
 class _Uncommon(Exception):
@@ -653,7 +791,21 @@ class _Bed:
     """Where a worker would sleep, while there is none."""
 
     asleep = False
-    packing = Bell()
+
+    @staticmethod
+    def wake() -> None:
+        """Nobody is there."""
+
+
+def _checked(dimension: object, tenant: object) -> tuple[str, str | None]:
+    check_dimension(dimension)
+    check_tenant(tenant)
+    return plain(cast(str, dimension)), None if tenant is None else plain(cast(str, tenant))
+
+
+def _reading(counter: itertools.count[int]) -> int:
+    """How often it was counted. Counting is one call, which nothing comes between."""
+    return int(repr(counter)[6:-1])
 
 
 def _resolve(synced: asyncio.Future[bool], confirmed: bool) -> None:
@@ -671,7 +823,10 @@ def _unknown() -> DurabilityUnknown:
 # -- this process ------------------------------------------------------------------------------
 
 _meters: weakref.WeakSet[Meter] = weakref.WeakSet()
+# With an open producer, a Meter lives until it is closed, whoever forgets it.
+_open_meters: set[Meter] = set()
 _never_freed: list[object] = []
+_unhooked = threading.Lock()
 _default: Meter | None = None
 _default_lock = threading.Lock()
 
@@ -716,15 +871,34 @@ class _PidGuard:
 def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.Lock()
-    forget_locks()
+    _open_meters.clear()
     for meter in list(_meters):
         meter._forget()
 
 
 def _at_exit() -> None:
-    for meter in list(_meters):
-        with suppress(Exception):
-            meter.close()
+    for meter in list(_open_meters):
+        # Twice: what another thread recorded while the first was closed is in a second one.
+        for _ in range(2):
+            with suppress(Exception):
+                result = meter.close()
+        if result.error and len(meter._buffer):
+            log.warning("usage is lost at exit: %s", result.error)
+
+
+_closes_with_multiprocessing = 0
+
+
+def _close_with_multiprocessing() -> None:
+    """Its children end by `os._exit`, which runs nothing of `atexit`; they run these."""
+    global _closes_with_multiprocessing
+    process = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if process is None or util is None or process.parent_process() is None:
+        return
+    if _closes_with_multiprocessing != os.getpid():
+        _closes_with_multiprocessing = os.getpid()
+        util.Finalize(None, _at_exit, exitpriority=0)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

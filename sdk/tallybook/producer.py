@@ -7,20 +7,22 @@ owner sends what is in them under that identity (`tallybook.adoption`).
 
 `store` is on the application's thread; `step` on the committer's, or on any thread that
 flushes or closes. They meet in the spool, and in nothing else.
+
+Two locks, and neither is ever waited for under the other: `_rotation` for a change of
+the spool, `_stepping` for packing, which waits for the disk. A signal handler or a finaliser
+may call in the middle of either, on the thread that holds it; it is told so (`Reentered`),
+because doing the same work twice at once is how an event is counted twice.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tallybook._version import __version__
 from tallybook.clock import Clock, Ids, boot_id
@@ -32,6 +34,7 @@ from tallybook.directory import (
     keep_blocks,
     make_directory,
     queue_path,
+    spool_paths,
     status_path,
 )
 from tallybook.errors import QueueFull
@@ -42,14 +45,14 @@ from tallybook.limits import (
     RETAINED_SECONDS_MAX,
     SPOOL_BYTES,
 )
-from tallybook.queue import Queue
+from tallybook.queue import Queue, Reentered
 from tallybook.settings import Settings
 from tallybook.spool import Spool
 from tallybook.wire import Announcement
 
 __all__ = ["Producer", "ProducerClosed", "announce", "remove_files"]
 
-log = logging.getLogger("tallybook")
+_T = TypeVar("_T")
 
 _SPOOL_BYTES_MIN: Final = 64 << 10
 
@@ -69,6 +72,9 @@ class Producer:
             thread never pairs the store of one producer with the seed of another.
         sending_blocked: Set by the flusher: blocks fill up while nothing can be sent.
         held: Why the flusher does not send this queue, or None.
+        sync_error: Why the last failed sync failed, or None.
+        through: By the host's clock: everything recorded before has a sequence, or 0: nothing
+            is known yet.
     """
 
     def __init__(self, settings: Settings, clock: Clock, ids: Ids) -> None:
@@ -80,20 +86,23 @@ class Producer:
         """
         self._settings = settings
         self._clock = clock
+        self._pid = os.getpid()
         make_directory(settings.directory)
         add_ballast(settings.directory)
         self.id, self._lock_file = _make_lock(settings.directory, ids)
         self.seed = frame_seed(self.id)
-        self._numbers = itertools.count()
+        self._next_number = 0
         self._rotation = threading.RLock()
         self._rotating = False
         self._closed = False
-        self._late: deque[bytes] = deque()
+        self._released = False
         self._stepping = threading.RLock()
+        self._stepper = 0
         self.sending_blocked = False
         self.held: str | None = None
+        self.sync_error: str | None = None
         self._taken_at: float | None = None
-        self._through = clock.time_ns() // 1000
+        self.through = 0
         try:
             self._spools = [self._make_spool()]
         except BaseException:
@@ -121,49 +130,84 @@ class Producer:
             QueueFull: The queue holds as much as it may.
             OSError: The disk has no room for another spool.
             ProducerClosed: It takes nothing any more; another producer will.
+            Reentered: This thread is in the middle of this.
         """
+
+        def store() -> None:
+            if self._fits(frame):
+                self.slot = (self._spools[-1].write, self.seed)
+            else:
+                self._rotate(frame)
+
+        self._alone(store)
+
+    def rotate(self, frame: bytes) -> None:
+        """As `store`, short of storing: make it so that the next store of *frame* fits."""
+
+        def rotate() -> None:
+            spool = self._spools[-1]
+            if spool.end() + len(frame) <= spool.size:
+                self.slot = (spool.write, self.seed)
+            else:
+                self._rotate(b"")
+
+        self._alone(rotate)
+
+    def count_drop(self, events: int = 1) -> None:
+        """
+        Count events that could not be kept: in the mapped page, so a crash keeps the count.
+
+        Raises:
+            ProducerClosed, Reentered: As `store`.
+        """
+        self._alone(lambda: self._spools[-1].count_drop(events))
+
+    def _alone(self, action: Callable[[], None]) -> None:
         with self._rotation:
             if self._closed:
                 raise ProducerClosed
             if self._rotating:
-                # A signal handler or finaliser that records while its own thread is in the
-                # middle of this. Its frame goes in a few lines further on.
-                self._late.append(frame)
-                return
+                raise Reentered("in the middle of a store")
             self._rotating = True
             try:
-                self._store_or_rotate(frame)
-                while self._late:
-                    self._store_or_rotate(self._late.popleft())
+                action()
             finally:
                 self._rotating = False
 
-    def _store_or_rotate(self, frame: bytes) -> None:
+    def _fits(self, frame: bytes) -> bool:
         try:
             self._spools[-1].write(frame)
-            return
         except ValueError:
-            pass
-        used = sum(spool.size for spool in self._spools) + self._queue_bytes
+            return False
+        return True
+
+    def _rotate(self, frame: bytes) -> None:
+        used = self.bytes
         if used + _SPOOL_BYTES_MIN > self._settings.queue_bytes_max:
             raise QueueFull(
                 f"the queue in {self._settings.directory} holds {used} bytes and may hold "
                 f"{self._settings.queue_bytes_max}; raise queue_bytes_max, or see why nothing is "
                 "sent: tallybook queue status"
             )
-        spool = self._make_spool(self._settings.queue_bytes_max - used)
-        before = self._spools[-1]
+        self._go_on_in(self._make_spool(self._settings.queue_bytes_max - used), frame)
+
+    def _go_on_in(self, spool: Spool, frame: bytes) -> None:
+        if self._closed:
+            # A child of fork, made by a signal handler in the middle of this.
+            spool.close(unlink=True)
+            raise ProducerClosed
+        if frame:
+            spool.write(frame)  # Before anybody else finds the new file, and fills it.
         self._spools.append(spool)
+        # The committer seals the one before. Stores that are under way go into either.
         self.slot = (spool.write, self.seed)
-        before.seal()
-        spool.write(frame)
 
     def _make_spool(self, room: int | None = None) -> Spool:
         size = min(SPOOL_BYTES, self._settings.queue_bytes_max // 4, room or SPOOL_BYTES)
         while True:
             identity = SpoolIdentity(
                 producer=self.id,
-                number=next(self._numbers),
+                number=self._next_number,
                 boot=boot_id(),
                 source=self._settings.source,
                 endpoint=self._settings.endpoint,
@@ -171,26 +215,29 @@ class Producer:
                 created=self._clock.time_ns() // 1000,
             )
             try:
-                return Spool(self._settings.directory, identity, max(size, _SPOOL_BYTES_MIN))
+                spool = Spool(self._settings.directory, identity, max(size, _SPOOL_BYTES_MIN))
+            except FileExistsError:
+                self._next_number += 1  # What an earlier attempt left could not be removed.
             except OSError as error:
-                # A nearly full disk still has room for a smaller file.
+                # A nearly full disk still has room for a smaller file, of the same number: the
+                # position in the queue begins in number 0.
                 if error.errno not in (ENOSPC, EDQUOT) or size <= _SPOOL_BYTES_MIN:
                     raise
                 size //= 4
-
-    def count_drop(self, events: int = 1) -> None:
-        """Count events that could not be kept: in the mapped page, so a crash keeps the count."""
-        with self._rotation:
-            self._spools[-1].count_drop(events)
+            else:
+                self._next_number += 1
+                return spool
 
     # -- on the committer's thread -----------------------------------------------------------
 
-    def step(self, *, cut: bool = False) -> bool:
+    def step(self, *, cut: bool = False, through: int | None = None) -> bool:
         """
         Pack what is stored.
 
         Args:
             cut: Cut the last block even if it is neither full nor old.
+            through: By the host's clock: what was recorded before is in the spool. Now, when
+                left out.
 
         Returns:
             Whether a block was committed.
@@ -198,24 +245,47 @@ class Producer:
         Raises:
             sqlite3.OperationalError, OSError: The disk refused; nothing is lost, and the next
                 step goes on from what is on disk.
+            QueueDamaged: The queue file is no longer what it was.
+            Reentered: This thread is in the middle of a step.
         """
+        moment = self._clock.time_ns() // 1000 if through is None else through
+        return self._in_turn(lambda: self._step(cut, moment))
+
+    def _in_turn(self, action: Callable[[], _T]) -> _T:
         with self._stepping:
-            committer = self._committer
-            committer.recover()
-            before = committer.packed.sequence
-            moment = self._clock.time_ns() // 1000
-            self._take_all(moment)
-            if committer.taken and self._taken_at is None:
-                self._taken_at = self._clock.monotonic()
-            if cut or self._due():
-                committer.cut(moment)
-            if not committer.taken:
-                self._taken_at = None
-                self._through = moment
-            committed = committer.packed.sequence != before
-            if committed:
-                self._queue_bytes = self.queue.used_bytes()
-            return committed
+            if self._stepper:
+                raise Reentered("in the middle of a step")
+            if self._released or self._pid != os.getpid():
+                raise ProducerClosed
+            self._stepper = threading.get_ident()
+            try:
+                return action()
+            finally:
+                self._stepper = 0
+
+    @property
+    def entered(self) -> bool:
+        """Whether the calling thread is in the middle of a step or of a change of spool."""
+        with self._rotation:
+            rotating = self._rotating
+        return rotating or self._stepper == threading.get_ident()
+
+    def _step(self, cut: bool, through: int) -> bool:
+        committer = self._committer
+        before = committer.packed.sequence
+        now = self._clock.time_ns() // 1000
+        self._take_all(now)
+        if committer.taken and self._taken_at is None:
+            self._taken_at = self._clock.monotonic()
+        if cut or self._due():
+            committer.cut(now)
+        if not committer.taken:
+            self._taken_at = None
+            self.through = through
+        committed = committer.packed.sequence != before
+        if committed:
+            self._queue_bytes = self.queue.used_bytes()
+        return committed
 
     def _due(self) -> bool:
         return (
@@ -224,25 +294,31 @@ class Producer:
             and self._clock.monotonic() - self._taken_at >= BLOCK_DELAY_SECONDS
         )
 
-    def _take_all(self, moment: int) -> None:
+    def _take_all(self, now: int) -> None:
         committer = self._committer
+        committer.recover()
         while True:
             spool = self._spools[0]
-            # Before its end is read: a spool with a successor is sealed, or about to be.
+            number, offset = committer.read
+            if spool.number < number:
+                # Packed to its end, and the queue says so: even where that commit was
+                # reported as failed.
+                self._spools.pop(0)
+                spool.close(unlink=True)
+                continue
+            if spool.number > number:
+                committer.next_spool(spool.number, 0, now)
+                continue
+            # Before its end is read: a spool with a successor takes nothing more.
             last = spool is self._spools[-1]
             if not last:
                 spool.seal()
-            number, offset = committer.read
             data = spool.read(offset, spool.end())
             if data:
-                committer.take(number, data, offset, moment)
+                committer.take(number, data, offset, now)
             if last:
                 return
-            following = self._spools[1]
-            committer.next_spool(following.number, spool.dropped(), moment)
-            with self._rotation:
-                self._spools.pop(0)
-            spool.close(unlink=True)
+            committer.next_spool(self._spools[1].number, spool.dropped(), now)
 
     def sync(self) -> bool:
         """
@@ -252,50 +328,64 @@ class Producer:
             False if it did not: then the spool is retired, and what it held is written and
             synced in the queue. Nothing may be told to record again.
         """
-        with self._stepping:
-            try:
-                for spool in list(self._spools):
-                    spool.sync()
-                return True
-            except OSError as error:
-                log.warning("the spool could not be synced: %s; going on in a new file", error)
-            # After a failed sync the kernel forgets which pages are dirty: a second sync of
-            # this file would succeed and mean nothing.
-            with suppress(OSError, QueueFull):
-                self._retire_spool()
-            self.step(cut=True)
-            return False
+        return self._in_turn(self._sync)
+
+    def _sync(self) -> bool:
+        try:
+            for spool in tuple(self._spools):
+                spool.sync()
+            return True
+        except OSError as error:
+            self.sync_error = str(error)
+        # After a failed sync the kernel forgets which pages are dirty: a second sync of this
+        # file would succeed and mean nothing.
+        self._retire_spool()
+        self._step(True, self.through)
+        return False
 
     def _retire_spool(self) -> None:
-        with self._rotation:
-            spool = self._make_spool()
-            before = self._spools[-1]
-            self._spools.append(spool)
-            self.slot = (spool.write, self.seed)
-            before.seal()
+        # Whoever holds it is just going on to a new file, or will not be long.
+        if not self._rotation.acquire(timeout=1.0):
+            return
+        try:
+            if not self._rotating and not self._closed:
+                with suppress(OSError):
+                    self._go_on_in(self._make_spool(), b"")
+        finally:
+            self._rotation.release()
 
     def make_room(self) -> None:
         """On a full disk: give up the ballast and what the server has, and cut the log."""
         drop_ballast(self._settings.directory)
-        with self._stepping:
-            self.queue.checkpoint()
-            self.queue.prune(0, 0)
-            self.queue.checkpoint()
-            self._queue_bytes = self.queue.used_bytes()
+        for step in (self.queue.checkpoint, self._drop_acknowledged, self.queue.checkpoint):
+            # Each makes room for the next, and one may fail where the next does not.
+            with suppress(Exception):
+                step()
+        self._queue_bytes = self.queue.used_bytes()
+
+    def _drop_acknowledged(self) -> None:
+        self.queue.prune(0, 0)
 
     def tidy(self) -> None:
         """Remove acknowledged blocks beyond their limits."""
         now = self._clock.time_ns() // 1000
-        self.queue.prune(RETAINED_BYTES_MAX, now - RETAINED_SECONDS_MAX * 1_000_000)
+        # Of a small queue, only a small part is for what the server has already.
+        kept = min(RETAINED_BYTES_MAX, self._settings.queue_bytes_max // 8)
+        self.queue.prune(kept, now - RETAINED_SECONDS_MAX * 1_000_000)
         self._queue_bytes = self.queue.used_bytes()
+        if not self.queue.counts().pending_blocks:
+            add_ballast(self._settings.directory)  # The disk takes it again, so put it back.
 
     # -- what it says of itself --------------------------------------------------------------
 
     @property
     def dropped(self) -> int:
         """Events that could not be kept."""
-        with self._rotation:
-            return self._committer.packed.dropped + sum(s.dropped() for s in self._spools)
+        with self._stepping:
+            packed = self._committer.packed
+            spools = tuple(self._spools)
+            # What a packed spool has counted is in the queue's count already.
+            return packed.dropped + sum(s.dropped() for s in spools if s.number >= packed.number)
 
     @property
     def closed(self) -> bool:
@@ -322,27 +412,33 @@ class Producer:
     def recorded(self) -> int:
         """Events stored so far."""
         with self._stepping:
-            self._committer.recover()
-            self._take_all(self._clock.time_ns() // 1000)
-            return self._committer.packed.sequence - 1 + self._committer.taken
+            committer = self._committer
+            with suppress(Reentered, ProducerClosed):
+                self._in_turn(lambda: self._take_all(self._clock.time_ns() // 1000))
+            return committer.packed.sequence - 1 + committer.taken
 
     @property
     def bytes(self) -> int:
         """Bytes that its files take."""
-        return sum(spool.size for spool in list(self._spools)) + self._queue_bytes
+        return sum(spool.size for spool in tuple(self._spools)) + self._queue_bytes
+
+    def in_place(self) -> bool:
+        """Whether its files are where it made them: nobody has removed the directory."""
+        return self._lock_file.in_place()
 
     def announcement(self, blocks: int, *, closed: bool = False) -> Announcement:
         """What goes with a request of so many blocks."""
         with self._stepping:
             highest = self._committer.packed.sequence - 1
             recorded = highest + self._committer.taken
-            through = self._through
+            dropped = self.dropped
+            through = self.through
         return announce(
             self.queue,
             self.id,
             blocks=blocks,
             recorded=recorded,
-            dropped=self.dropped,
+            dropped=dropped,
             highest=highest,
             through=through,
             closed=closed,
@@ -351,42 +447,44 @@ class Producer:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def seal(self) -> None:
-        """Let no further event in, and pack what there is. A store after it fails for ever."""
+    def shut(self) -> None:
+        """Let no further event in. A store after it fails for ever; another producer takes it."""
         with self._rotation:
+            if self._rotating:
+                raise Reentered("in the middle of a store")
             self._closed = True
             self._spools[-1].seal()
-        self.step(cut=True)
 
     def release(self, *, finished: bool) -> None:
         """
-        Let go of the files.
+        Let go of the files. Idempotent.
 
         Args:
             finished: The server has everything and knows that this producer is closed: the
                 files go. Otherwise they stay, for whoever adopts them.
         """
         with self._stepping:
+            if self._released or self._pid != os.getpid():
+                return
+            self._released = True
             producer, directory = self.id.hex(), self._settings.directory
             for spool in self._spools:
                 spool.close(unlink=finished)
             if finished:
-                keep_blocks(directory, producer, self.queue.acknowledged())
+                with suppress(Exception):  # What the server has is not worth an error.
+                    keep_blocks(directory, producer, self.queue.acknowledged())
             self.queue.close()
             if finished:
                 remove_files(directory, producer)
             self._lock_file.release(unlink=finished)
 
-    def forget(self) -> object:
-        """
-        In a child after fork: become unusable without touching a file.
-
-        Returns:
-            What must never be freed in this process.
-        """
+    def forget(self) -> None:
+        """In a child after fork: become unusable without touching a file."""
+        self._closed = True
+        self._pid = 0
         for spool in self._spools:
             spool.forget()
-        return self.queue.forget()
+        self.queue.forget()
 
 
 def announce(
@@ -432,12 +530,18 @@ def _make_lock(directory: Path, ids: Ids) -> tuple[bytes, Lock]:
 
 def remove_files(directory: Path, producer: str) -> None:
     """Remove what a producer leaves behind, except for its lock, which goes last."""
+    # A spool that could not be removed when it was packed goes now.
+    for _, path in spool_paths(directory, producer):
+        with suppress(OSError):
+            path.unlink()
     _remove_queue(queue_path(directory, producer))
-    with suppress(FileNotFoundError):
-        status_path(directory, producer).unlink()
+    status = status_path(directory, producer)
+    for path in (status, status.with_suffix(".status-new")):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _remove_queue(path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(f"{path}{suffix}")

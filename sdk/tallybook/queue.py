@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from tallybook.block import read_header
 from tallybook.errors import InvariantBroken
 from tallybook.limits import SPOOL_HEADER_BYTES
 
-__all__ = ["Counts", "Packed", "Queue", "QueueDamaged", "QueuedBlock"]
+__all__ = ["Counts", "Packed", "Queue", "QueueDamaged", "QueuedBlock", "Reentered"]
 
 _T = TypeVar("_T")
 
@@ -41,13 +42,18 @@ create table blocks (
     queued_at integer not null,
     unique (producer, first)
 ) strict;
-create index pending on blocks (id) where state = 'pending';
+create index by_state on blocks (state, id, count, queued_at);
 """
+# The index holds all that `counts` wants: a queue of a gigabyte is counted every second.
 _VERSION: Final = 1
 
 
 class QueueDamaged(Exception):
     """The file is no queue, or no longer one."""
+
+
+class Reentered(Exception):
+    """This thread is in the middle of it: a signal handler or a finaliser called once more."""
 
 
 class Packed(NamedTuple):
@@ -110,50 +116,60 @@ class Queue:
     Raises (all methods):
         sqlite3.OperationalError: The disk refused; the transaction is not in effect, or is:
             see `commit_block`.
-        QueueDamaged: The file is not what it should be.
+        QueueDamaged: The file is not what it should be, or is gone.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it if it is not there."""
         self.path = path
         self._lock = threading.RLock()
-        self._connection = self._open()
+        self._changing = False
+        self._closed = False
+        self._made = False
+        self._connection: sqlite3.Connection | None = None
+        with self._lock:
+            self._connected()
+        self._made = True
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+    # -- the connection --------------------------------------------------------------------
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection, opened anew after a fault. The caller holds the lock."""
+        if self._closed:
+            raise sqlite3.ProgrammingError(f"{self.path.name} is closed")
+        if self._connection is None:
+            try:
+                self._connect()
+            except sqlite3.Error as error:
+                raise _fault(error, self.path) from None
+        return self._connection  # type: ignore[return-value]
+
+    def _connect(self) -> None:
+        # Opened anew, the file has to be there: one that is made here would begin at
+        # sequence 1 again.
+        mode = "rw" if self._made else "rwc"
+        self._connection = connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         try:
-            self._prepare(connection)
+            _prepare(connection, self.path)
+            # A connection that is freed is closed, and a child of fork frees what it has
+            # inherited when it exits: it would remove the log of its parent's queue (seen).
+            # This circle goes through SQLite, where no collector sees it, so that only
+            # `close` ends a connection.
+            connection.create_function("kept_alive", 0, lambda: id(connection))
         except BaseException:
-            connection.close()
+            self._disconnect()
             raise
-        return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        try:
-            connection.execute("pragma trusted_schema = off")
-            connection.execute("pragma locking_mode = exclusive")
-            # EXTRA while the file is made: it syncs the directory too, without which a power
-            # cut can bring back a hot rollback journal and un-create the tables (measured:
-            # half of the simulated cuts).
-            connection.execute("pragma synchronous = extra")
-            connection.execute("pragma journal_mode = wal")
-            # FULL: a block is sent only once its commit is on disk. A cut that is rolled back
-            # after it was sent would be cut differently the next time.
-            connection.execute("pragma synchronous = full")
-            (version,) = connection.execute("pragma user_version").fetchone()
-            if version == 0:
-                (tables,) = connection.execute("select count(*) from sqlite_schema").fetchone()
-                if tables:
-                    raise QueueDamaged(f"{self.path.name} is a SQLite file, but not a queue")
-                connection.executescript(
-                    f"begin; {_SCHEMA} pragma user_version = {_VERSION}; commit;"
-                )
-            elif version != _VERSION:
-                raise QueueDamaged(f"{self.path.name} has version {version}; this is {_VERSION}")
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise QueueDamaged(f"{self.path.name} cannot be read: {error}") from None
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
 
     # -- packing ---------------------------------------------------------------------------
 
@@ -177,63 +193,94 @@ class Queue:
         """
         header = read_header(block)
 
-        def commit() -> None:
-            with self._transaction():
-                before = self.packed()
-                if before == packed:
-                    return
-                if header.first != before.sequence or packed.sequence != header.last + 1:
-                    raise InvariantBroken(
-                        f"block {header.first}-{header.last} behind sequence {before.sequence}"
-                    )
-                self._insert(block, now)
-                self._set_packed(packed)
+        def commit(connection: sqlite3.Connection) -> None:
+            before = self.packed()
+            if before == packed:
+                return
+            if header.first != before.sequence or packed.sequence != header.last + 1:
+                raise InvariantBroken(
+                    f"block {header.first}-{header.last} behind sequence {before.sequence}"
+                )
+            _insert(connection, block, now)
+            _set_packed(connection, packed)
 
-        self._retry_once(commit)
+        self._change_or_look(commit)
 
     def move_packed(self, packed: Packed) -> None:
         """Move the position over a stretch without events: a new file, or torn bytes."""
 
-        def commit() -> None:
-            with self._transaction():
-                if packed.sequence != self.packed().sequence:
-                    raise InvariantBroken("a stretch without events moved the sequence")
-                self._set_packed(packed)
+        def commit(connection: sqlite3.Connection) -> None:
+            if packed.sequence != self.packed().sequence:
+                raise InvariantBroken("a stretch without events moved the sequence")
+            _set_packed(connection, packed)
 
-        self._retry_once(commit)
+        self._change_or_look(commit)
 
-    def _retry_once(self, commit: Callable[[], None]) -> None:
+    def _change_or_look(self, commit: Callable[[sqlite3.Connection], None]) -> None:
         with self._lock:
             try:
-                commit()
+                self._change(commit)
             except sqlite3.OperationalError:
-                self.reopen()
-                commit()
+                # What the failed commit left may be in the page cache only. Folding the log
+                # into the file writes it once more, and syncs that: then what is seen is so.
+                self.checkpoint()
+                self._change(commit)
 
-    def reopen(self) -> None:
-        """Drop the connection and look at the file anew."""
+    def _change(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
+        """``begin immediate``, *action*, ``commit``; after a fault the file is opened anew."""
         with self._lock:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = self._open()
+            if self._changing:
+                raise Reentered("in the middle of a transaction")
+            self._changing = True
+            try:
+                connection = self._connected()
+                connection.execute("begin immediate")
+                done = action(connection)
+                connection.execute("commit")
+                return done
+            except BaseException as error:
+                # Whether the transaction holds, only a new connection can tell; and an open
+                # one, left behind, would refuse every later one.
+                self._disconnect()
+                if isinstance(error, sqlite3.Error):
+                    raise _fault(error, self.path) from None
+                raise
+            finally:
+                self._changing = False
 
     # -- sending ---------------------------------------------------------------------------
 
     def pending(self, blocks_max: int, bytes_max: int) -> list[QueuedBlock]:
         """The oldest waiting blocks, at least one if there is any."""
-        found: list[QueuedBlock] = []
-        size = 0
         with self._lock:
-            rows = self._connection.execute(
-                "select id, data from blocks where state = 'pending' order by id limit ?",
-                (blocks_max,),
+            waiting = self._rows(
+                "select id, length(data) from blocks where state = 'pending' order by id limit ?",
+                blocks_max,
             )
-            for id, data in rows:
-                size += len(data)
-                if found and size > bytes_max:
-                    break
-                found.append(QueuedBlock(id, data))
-        return found
+            sizes = accumulate(size for _, size in waiting)
+            fitting = [
+                id for (id, _), size in zip(waiting, sizes, strict=True) if size <= bytes_max
+            ]
+            last = fitting[-1] if fitting else waiting[0][0] if waiting else 0
+            rows = self._rows(
+                "select id, data from blocks where state = 'pending' and id <= ? order by id", last
+            )
+        return [QueuedBlock(id, data) for id, data in rows]
+
+    def last_id(self) -> int:
+        """The place of the newest block; 0 when there is none."""
+        return int(self._rows("select coalesce(max(id), 0) from blocks")[0][0])
+
+    def waits(self, last_id: int, producer: bytes) -> bool:
+        """Whether a block of *producer* up to *last_id* waits, or any that was issued again."""
+        return bool(
+            self._rows(
+                "select 1 from blocks where state = 'pending' and (id <= ? or producer <> ?) "
+                "limit 1",
+                last_id,
+                producer,
+            )
+        )
 
     def settle(
         self,
@@ -252,58 +299,64 @@ class Queue:
             meta: Names and values to remember: the ledger, the last receipt.
             now: Microseconds since 1970 UTC.
         """
-        with self._transaction():
-            self._connection.executemany(
+
+        def settle(connection: sqlite3.Connection) -> None:
+            connection.executemany(
                 "update blocks set state = ?, reason = ? where id = ?",
                 [(state, reason, id) for id, state, reason in settled],
             )
             for block in reissued:
-                self._insert(block, now)
-            for name, value in (meta or {}).items():
-                self._set(name, value)
+                _insert(connection, block, now)
+            _set(connection, meta or {})
+
+        self._change(settle)
 
     def retry_aside(self) -> int:
         """Let the blocks that were set aside be sent again; how many."""
-        with self._transaction():
-            return self._connection.execute(
-                "update blocks set state = 'pending', reason = null where state = 'aside'"
-            ).rowcount
+        return self._change(
+            lambda connection: (
+                connection.execute(
+                    "update blocks set state = 'pending', reason = null where state = 'aside'"
+                ).rowcount
+            )
+        )
 
     def prune(self, bytes_max: int, queued_after: int) -> None:
         """Remove acknowledged blocks, oldest first, beyond *bytes_max* or older than the time."""
-        with self._transaction():
-            kept = 0
-            rows = self._connection.execute(
-                "select id, length(data), queued_at from blocks where state = 'acknowledged' "
-                "order by id desc"
-            ).fetchall()
-            for id, size, queued_at in rows:
-                kept += size
-                if kept > bytes_max or queued_at < queued_after:
-                    self._connection.execute(
-                        "delete from blocks where state = 'acknowledged' and id <= ?", (id,)
-                    )
-                    break
+        kept = 0
+        for last, size, queued_at in self._rows(
+            "select id, length(data), queued_at from blocks where state = 'acknowledged' "
+            "order by id desc"
+        ):
+            kept += size
+            if kept > bytes_max or queued_at < queued_after:
+                self._remove_acknowledged(last)
+                return
 
-    def acknowledged(self) -> list[bytes]:
+    def _remove_acknowledged(self, last: int) -> None:
+        self._change(
+            lambda connection: connection.execute(
+                "delete from blocks where state = 'acknowledged' and id <= ?", (last,)
+            )
+        )
+
+    def acknowledged(self) -> Iterator[bytes]:
         """The acknowledged blocks that are still kept, oldest first."""
-        with self._lock:
-            return [
-                data
-                for (data,) in self._connection.execute(
-                    "select data from blocks where state = 'acknowledged' order by id"
-                )
-            ]
+        # One at a time: together they may be 64 MiB.
+        for (id,) in self._rows("select id from blocks where state = 'acknowledged' order by id"):
+            for (data,) in self._rows("select data from blocks where id = ?", id):
+                yield data
 
     # -- counts and notes ------------------------------------------------------------------
 
     def counts(self) -> Counts:
         """What is in the queue now."""
-        with self._lock:
-            rows = self._connection.execute(
+        by_state = {
+            state: (blocks, events, oldest)
+            for state, blocks, events, oldest in self._rows(
                 "select state, count(*), sum(count), min(queued_at) from blocks group by state"
-            ).fetchall()
-        by_state = {state: (blocks, events, oldest) for state, blocks, events, oldest in rows}
+            )
+        }
         none = (0, 0, None)
         pending, aside = by_state.get("pending", none), by_state.get("aside", none)
         return Counts(
@@ -317,11 +370,10 @@ class Queue:
 
     def used_bytes(self) -> int:
         """The bytes in use; pages of removed blocks are used again and do not count."""
-        with self._lock:
-            one = self._connection.execute
-            pages = one("pragma page_count").fetchone()[0]
-            free = one("pragma freelist_count").fetchone()[0]
-            size = one("pragma page_size").fetchone()[0]
+        pages, free, size = (
+            self._rows(f"pragma {name}")[0][0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
         return int((pages - free) * size)
 
     def note(self, name: str) -> int | str | None:
@@ -330,74 +382,85 @@ class Queue:
 
     def remember(self, **notes: int | str | None) -> None:
         """Remember names and values."""
-        with self._transaction():
-            for name, value in notes.items():
-                self._set(name, value)
+        self._change(lambda connection: _set(connection, notes))
 
     def checkpoint(self) -> None:
         """Fold the write-ahead log into the file and cut it: room on a full disk."""
-        with self._lock:
-            self._connection.execute("pragma wal_checkpoint(truncate)")
+        self._rows("pragma wal_checkpoint(truncate)")
 
     def close(self) -> None:
         """Close the file. Idempotent."""
         with self._lock:
-            self._connection.close()
+            self._closed = True
+            self._disconnect()
 
-    def forget(self) -> sqlite3.Connection:
+    def forget(self) -> None:
         """
-        In a child after fork: the connection, for the caller to keep for ever.
+        In a child after fork: become unusable, and leave the connection as it is.
 
         Using it, and even closing or freeing it, can corrupt the parent's file.
         """
-        return self._connection
+        self._closed = True
+        self._lock = threading.RLock()
 
     # -- rows ------------------------------------------------------------------------------
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._connection, self._lock)
-
-    def _insert(self, block: bytes, now: int) -> None:
-        header = read_header(block)
-        self._connection.execute(
-            "insert into blocks (producer, first, count, data, queued_at) values (?, ?, ?, ?, ?) "
-            "on conflict do nothing",
-            (header.producer, header.first, header.count, block, now),
-        )
+    def _rows(self, statement: str, *parameters: int | bytes) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._connected().execute(statement, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise _fault(error, self.path) from None
 
     def _get(self, *names: str) -> list[int | str | None]:
-        with self._lock:
-            rows = dict(self._connection.execute("select name, value from meta").fetchall())
+        rows = dict(self._rows("select name, value from meta"))
         return [rows.get(name) for name in names]
 
-    def _set(self, name: str, value: int | str | None) -> None:
-        self._connection.execute("insert or replace into meta values (?, ?)", (name, value))
 
-    def _set_packed(self, packed: Packed) -> None:
-        for name, value in zip(Packed._fields, packed, strict=True):
-            self._set(name, value)
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("pragma trusted_schema = off")
+    connection.execute("pragma locking_mode = exclusive")
+    (version,) = connection.execute("pragma user_version").fetchone()
+    (tables,) = connection.execute("select count(*) from sqlite_schema").fetchone()
+    # Before anything is written: somebody else's file stays as it is.
+    if version not in (0, _VERSION):
+        raise QueueDamaged(f"{path.name} has version {version}; this is {_VERSION}")
+    if version == 0 and tables:
+        raise QueueDamaged(f"{path.name} is a SQLite file, but not a queue")
+    # EXTRA while the file is made: it syncs the directory too, without which a power cut
+    # can bring back a hot rollback journal and un-create the tables (measured: half of the
+    # simulated cuts).
+    connection.execute("pragma synchronous = extra")
+    connection.execute("pragma journal_mode = wal")
+    # FULL: a block is sent only once its commit is on disk. A cut that is rolled back after
+    # it was sent would be cut differently the next time.
+    connection.execute("pragma synchronous = full")
+    if version == 0:
+        connection.executescript(f"begin; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
 
 
-class _Transaction:
-    """``begin immediate`` to ``commit`` under the lock; ``rollback`` on an error."""
+def _fault(error: sqlite3.Error, path: Path) -> Exception:
+    """What *error* means: the disk refuses just now, or the file is no queue any more."""
+    code = getattr(error, "sqlite_errorcode", None)
+    gone = code == sqlite3.SQLITE_CANTOPEN and not path.exists()
+    # SQLITE_ERROR is a table that is missing: the statements themselves are right.
+    if gone or code == sqlite3.SQLITE_ERROR or type(error) is sqlite3.DatabaseError:
+        return QueueDamaged(f"{path.name} cannot be read: {'it is gone' if gone else error}")
+    return error
 
-    def __init__(self, connection: sqlite3.Connection, lock: threading.RLock) -> None:
-        self._connection = connection
-        self._lock = lock
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            self._connection.execute("begin immediate")
-        except BaseException:
-            self._lock.release()
-            raise
+def _insert(connection: sqlite3.Connection, block: bytes, now: int) -> None:
+    header = read_header(block)
+    connection.execute(
+        "insert into blocks (producer, first, count, data, queued_at) values (?, ?, ?, ?, ?) "
+        "on conflict do nothing",
+        (header.producer, header.first, header.count, block, now),
+    )
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("commit")
-            elif self._connection.in_transaction:
-                self._connection.execute("rollback")
-        finally:
-            self._lock.release()
+
+def _set(connection: sqlite3.Connection, notes: Mapping[str, int | str | None]) -> None:
+    connection.executemany("insert or replace into meta values (?, ?)", notes.items())
+
+
+def _set_packed(connection: sqlite3.Connection, packed: Packed) -> None:
+    _set(connection, packed._asdict())

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 from urllib.parse import urlsplit
+
+import msgspec
 
 from tallybook.errors import InvalidEvent, InvalidSetting
 from tallybook.event import check_source
@@ -31,8 +32,7 @@ OnFull = Literal["drop", "raise", "block"]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
     The checked options of a Meter; `Meter` documents each.
 
@@ -41,13 +41,19 @@ class Settings:
 
     source: str | None
     endpoint: str | None
-    api_key: str | None = field(repr=False)
+    api_key: str | None
     directory: Path
     durability: Durability
     on_full: OnFull
     queue_bytes_max: int
     request_timeout_seconds: float
     close_seconds: float
+
+    def __repr__(self) -> str:
+        # Written by hand, so that the key is in no log and in no traceback.
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["api_key"] = "***" if self.api_key else None
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def read_settings(

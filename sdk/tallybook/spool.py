@@ -8,8 +8,11 @@ is killed.
 Why ``mmap.write``: it reserves the place and copies the frame in one call that no other
 thread, signal handler or finaliser can come between. So there is no lock, no place that is
 taken and never filled, and nobody to wait for when a file is retired: `seal` moves the
-position to the end, and from then on every store into this file fails and goes to the next
-one. A spool is never truncated and never written anew.
+position to the end of the file, and from then on every store into it fails and goes to the
+next one. A spool is never truncated and never written anew.
+
+Where the frames of a sealed spool end is not noted by whoever seals it: others may look in
+between. It follows from the frames themselves, so everybody who looks finds the same.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class Spool:
         self.path = directory / spool_name(identity.producer, identity.number)
         self.size = size
         self.seed = frame_seed(identity.producer)
+        header = encode_header(identity)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # A sparse map would turn a full disk into SIGBUS in the host application.
@@ -71,27 +75,32 @@ class Spool:
             self._map = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED | _POPULATE)
         except BaseException:
             os.close(self._fd)
-            self.path.unlink()
+            with suppress(OSError):
+                self.path.unlink()
             raise
-        self._map[:SPOOL_HEADER_BYTES] = encode_header(identity)
+        self._map[:SPOOL_HEADER_BYTES] = header
         self._map.seek(SPOOL_HEADER_BYTES)
-        self._end: int | None = None
+        self._seen = SPOOL_HEADER_BYTES  # A place where a frame ended, seen before any sealing.
+        self._named = False
         self.write: Callable[[bytes], int] = self._map.write
 
     def end(self) -> int:
         """The offset behind the last stored frame; of a sealed spool, it never changes again."""
-        return self._map.tell() if self._end is None else self._end
-
-    def seal(self) -> None:
-        """Let no further store in. Idempotent."""
-        if self._end is not None:
-            return
-        end = self._map.tell()
-        self._map.seek(self.size)
-        # A store between those two lines went in at `end`: only there can one be.
+        position = self._map.tell()
+        if position < self.size:
+            self._seen = position
+            return position
+        # Sealed, or full to the last byte: from here on nothing is stored any more.
+        end = self._seen
         while (length := self._frame_bytes(end)) > 0:
             end += length
-        self._end = end
+        self._seen = end
+        return end
+
+    def seal(self) -> None:
+        """Let no further store in. Idempotent; from any thread."""
+        self.end()
+        self._map.seek(self.size)
 
     def _frame_bytes(self, offset: int) -> int:
         head = self._map[offset : offset + 4]
@@ -106,6 +115,11 @@ class Spool:
     def sync(self) -> None:
         """Have the disk confirm everything stored so far. Raises OSError if it does not."""
         os.fdatasync(self._fd)
+        if not self._named:
+            # The sync of a new file does not promise its name: without this one, a power cut
+            # could leave the events on a disk where nobody finds them.
+            _sync_directory(self.path.parent)
+            self._named = True
 
     def count_drop(self, events: int = 1) -> None:
         """Count events that could not be kept. The caller holds the producer's lock."""
@@ -116,9 +130,10 @@ class Spool:
         return dropped_at(self._map)
 
     def close(self, *, unlink: bool) -> None:
-        """Let go of the file, and remove it if *unlink*."""
-        self._map.close()
-        os.close(self._fd)
+        """Let go of the file, and remove it if *unlink*. Idempotent."""
+        if not self._map.closed:
+            self._map.close()
+            os.close(self._fd)
         if unlink:
             with suppress(FileNotFoundError):
                 self.path.unlink()
@@ -130,6 +145,14 @@ class Spool:
         The position is the child's own, so moving it stops every store that was
         under way here, and none in the parent.
         """
-        self._map.seek(self.size)
-        with suppress(OSError):
+        with suppress(ValueError, OSError):  # The parent was just letting go of it.
+            self._map.seek(self.size)
             os.close(self._fd)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -6,7 +6,7 @@ httpx is imported by the thread that sends, never by ``import tallybook``: it ta
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
+import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tallybook.errors import ServerUnreachable
@@ -70,6 +70,8 @@ class HttpTransport:
         self._api_key = api_key
         self._timeout_seconds = timeout_seconds
         self._client: httpx.Client | None = None
+        self._inherited: list[httpx.Client] = []
+        self._pid = os.getpid()
 
     def send(
         self, body: bytes, content_type: str, timeout_seconds: float | None = None
@@ -82,10 +84,11 @@ class HttpTransport:
         seconds = self._timeout_seconds
         if timeout_seconds is not None:
             seconds = min(seconds, timeout_seconds)
-        if self._client is None:
-            self._client = httpx.Client(timeout=self._timeout_seconds, follow_redirects=False)
+        client = self._opened()
         try:
-            with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+            with client.stream(
+                "POST", self._url, content=body, headers=headers, timeout=seconds
+            ) as response:
                 return Response(
                     response.status_code,
                     _read(response),
@@ -96,10 +99,26 @@ class HttpTransport:
             self.close()
             raise ServerUnreachable(f"{self._url}: {error or type(error).__name__}") from None
 
+    def _opened(self) -> httpx.Client:
+        import httpx
+
+        if self._pid != os.getpid():
+            # A child of fork: the connection is its parent's, and two who talk on it get
+            # each other's answers.
+            if self._client is not None:
+                self._inherited.append(self._client)
+            self._client, self._pid = None, os.getpid()
+        if self._client is None:
+            self._client = httpx.Client(timeout=self._timeout_seconds, follow_redirects=False)
+        return self._client
+
     def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.close()
+            if self._pid == os.getpid():
+                client.close()
+            else:
+                self._inherited.append(client)
 
 
 def _read(response: httpx.Response) -> bytes:
@@ -127,5 +146,7 @@ def _until(text: str, date: str | None) -> float | None:
     # The server's own Date, not this host's clock: both ends of the wait by one clock.
     if date is None:
         return None
+    from email.utils import parsedate_to_datetime
+
     wait = parsedate_to_datetime(text) - parsedate_to_datetime(date)
     return wait.total_seconds()

@@ -7,6 +7,10 @@ thread wakes for a block, for a retry, and to say that the producer lives.
 
 A bell is a bare lock, not an Event or a Condition: ringing it is one call that a signal
 handler or a finaliser may make at any moment.
+
+The end is the sending thread's work too, so that whoever closes waits for it only as long
+as he likes: a request that is under way, or a name server that does not answer, holds up no
+exit. Whichever thread comes last lets go of the files.
 """
 
 from __future__ import annotations
@@ -20,12 +24,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tallybook.adoption import Adopter
 from tallybook.clock import Clock
-from tallybook.errors import InvariantBroken
 from tallybook.flusher import Flusher
 from tallybook.limits import (
     ADOPTION_SECONDS,
@@ -34,15 +38,19 @@ from tallybook.limits import (
     STATUS_DELAY_SECONDS,
     WARNING_SECONDS,
 )
-from tallybook.producer import Producer
+from tallybook.producer import Producer, ProducerClosed
+from tallybook.queue import QueueDamaged, Reentered
 
-__all__ = ["Bell", "FlushResult", "Worker"]
+__all__ = ["Bell", "Drained", "FlushResult", "Hooks", "Worker"]
 
 log = logging.getLogger("tallybook")
 
 _TICK_SECONDS: Final = BUFFER_DELAY_SECONDS
 _IDLE_TICKS: Final = 50
 """After a second without an event, the packing thread sleeps."""
+_FAULT_SECONDS: Final = 1.0
+"""After a fault, a thread tries again so often."""
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
 class Bell:
@@ -68,9 +76,10 @@ class FlushResult:
     What a flush achieved.
 
     Attributes:
-        ok: Everything recorded before the call is at the server.
+        ok: Everything recorded before the call, since this Meter was opened last, is at the
+            server.
         sent: Events that the server acknowledged during the call.
-        pending: Events that are on disk and wait.
+        pending: Events that are on disk and wait, those recorded meanwhile among them.
         error: Why something waits, or None.
     """
 
@@ -78,6 +87,44 @@ class FlushResult:
     sent: int
     pending: int
     error: str | None
+
+
+class Drained(NamedTuple):
+    """
+    What became of the events that were in memory.
+
+    Attributes:
+        moved: How many are in the spool now, or were dropped.
+        all: Whether that is all that there were when the move began.
+    """
+
+    moved: int
+    all: bool
+
+
+class _LeftOver(NamedTuple):
+    """Events that are not at the server, however far they have come, and those set aside."""
+
+    pending: int
+    aside: int
+
+
+class Hooks(NamedTuple):
+    """
+    What a worker asks of its Meter.
+
+    Attributes:
+        drain: Move what is in memory into this producer's spool.
+        buffered: How many events are in memory.
+        status: The counts that lie beside the queue.
+        lost: This worker's files cannot be written any more, for this reason: from now on
+            record elsewhere.
+    """
+
+    drain: Callable[[Producer], Drained]
+    buffered: Callable[[], int]
+    status: Callable[[Worker], dict[str, object]]
+    lost: Callable[[Worker, str], None]
 
 
 class Worker:
@@ -88,9 +135,10 @@ class Worker:
         producer: Whose steps.
         flusher: Sends; None without an endpoint.
         adopter: Drains dead producers; None without an endpoint.
-        asleep: Whether `record` has to ring `packing`.
+        asleep: Whether `record` has to call `wake`.
         packing: The packing thread's bell.
         waiters: Who waits for a sync: called once, with whether the disk confirmed.
+        ended: The threads have ended and the files are let go of.
     """
 
     def __init__(
@@ -99,19 +147,20 @@ class Worker:
         flusher: Flusher | None,
         adopter: Adopter | None,
         clock: Clock,
-        drain: Callable[[], bool],
-        status: tuple[Path, Callable[[], dict[str, object]]],
+        hooks: Hooks,
+        status_path: Path,
     ) -> None:
         self.producer = producer
         self.flusher = flusher
         self.adopter = adopter
-        self.asleep = False
+        self.asleep = True
         self.packing = Bell()
         self.waiters: deque[Callable[[bool], None]] = deque()
+        self.ended = False
         self._sending = Bell()
         self._clock = clock
-        self._drain = drain
-        self._status_path, self._status = status
+        self._hooks = hooks
+        self._status_path = status_path
         self._status_at = clock.monotonic() - STATUS_DELAY_SECONDS
         self._status_written: dict[str, object] = {}
         self._announced_at = clock.monotonic()
@@ -119,63 +168,114 @@ class Worker:
         self.closed_announced = False
         self._publishing = threading.Lock()
         self._stopping = False
-        self._threads: list[threading.Thread] = []
+        self._retired = False
+        self._damaged = False
+        self._deadline = 0.0
+        self._result: FlushResult | None = None
+        self._inside = {"sending"}
+        self._release_once = [True]
+        self._starting = threading.Lock()
+        self._loops = {"commit": self._commit_loop}
+        if flusher is not None:
+            self._loops["flush"] = self._flush_loop
+        self._threads: dict[str, threading.Thread] = {}
+        self._start_at: float | None = None
 
     def start(self) -> None:
-        """Start the threads; where they cannot start, `close` does their work."""
-        loops = [("tallybook-commit", self._commit_loop)]
-        if self.flusher is not None:
-            loops.append(("tallybook-flush", self._flush_loop))
-        for name, loop in loops:
-            thread = threading.Thread(target=loop, name=name, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # The interpreter is shutting down.
-                return
-            self._threads.append(thread)
+        """Start the threads that do not run; where they cannot, others do their work."""
+        if not self._starting.acquire(False):
+            return
+        self._start_at = self._clock.monotonic() + _FAULT_SECONDS
+        try:
+            for name in self._loops.keys() - self._threads.keys():
+                thread = threading.Thread(
+                    target=self._loops[name], name=f"tallybook-{name}", daemon=True
+                )
+                # The interpreter is shutting down, or the system has no thread left.
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._threads[name] = thread
+        finally:
+            self._starting.release()
 
-    def stop(self, seconds: float) -> bool:
-        """End the threads; whether they ended within the time."""
-        self._stopping = True
+    def _start_missing(self) -> None:
+        start_at = self._start_at
+        if (
+            start_at is not None
+            and len(self._threads) < len(self._loops)
+            and not self._stopping
+            and self._clock.monotonic() >= start_at
+        ):
+            self.start()
+
+    def _alive(self, name: str) -> threading.Thread | None:
+        thread = self._threads.get(name)
+        return thread if thread is not None and thread.is_alive() else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the packing thread is there to serve waiters."""
+        return not self._stopping and self._alive("commit") is not None
+
+    @property
+    def entered(self) -> bool:
+        """Whether the calling thread is in the middle of one of the steps."""
+        return self.producer.entered or (self.flusher is not None and self.flusher.entered)
+
+    def wake(self) -> None:
+        """An event was recorded while nobody looked. May be called from anywhere."""
         self.packing.ring()
-        self._sending.ring()
-        deadline = self._clock.monotonic() + seconds
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - self._clock.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        if "commit" not in self._threads:
+            with suppress(Exception):  # Nobody else is there who moves it out of the memory.
+                self._start_missing()
+                self._hooks.drain(self.producer)
 
     # -- packing -----------------------------------------------------------------------------
 
     def _commit_loop(self) -> None:
+        self._inside.add("packing")
+        self.asleep = False
         idle = 0
         while not self._stopping:
             busy = self._guarded(self.commit_step)
-            idle = 0 if busy else idle + 1
+            idle = 0 if busy is not False else idle + 1
             if idle < _IDLE_TICKS:
-                self.packing.wait(0 if self.waiters else _TICK_SECONDS)
+                tick = _FAULT_SECONDS if busy is None else _TICK_SECONDS
+                self.packing.wait(0 if self.waiters else tick)
                 continue
             self.asleep = True
             # Whoever stored before it saw `asleep` is seen here; whoever stores later rings.
-            if not self._guarded(self.commit_step) and not self._stopping:
+            if self._guarded(self.commit_step) is False and not self._stopping:
                 self.packing.wait(None)
             self.asleep = False
             idle = 0
+        self._leave("packing")
 
     def commit_step(self) -> bool:
         """
         Take what was recorded, sync it if somebody waits, pack it; whether there was anything.
         """
-        drained = self._drain()
         waiters = [self.waiters.popleft() for _ in range(len(self.waiters))]
         if waiters:
             # Every one of them stored before it began to wait, so this sync covers them all.
             self._sync(waiters)
-        committed = self.producer.step()
+        before = self.producer.open_events
+        drained, committed = self._pack(cut=False)
+        self._publish()
+        # While sending is blocked, a block that fills up is no reason to look every tick.
+        known = before if self.producer.sending_blocked else 0
+        return bool(drained.moved or waiters or committed or self.producer.open_events > known)
+
+    def _pack(self, *, cut: bool) -> tuple[Drained, bool]:
+        # Before the memory is emptied: what was recorded before this moment is in the spool
+        # afterwards, and only then may the server be told so.
+        moment = self._clock.time_ns() // 1000
+        drained = self._hooks.drain(self.producer)
+        whole = drained.all or self.producer.closed
+        committed = self.producer.step(cut=cut, through=moment if whole else self.producer.through)
         if committed:
             self._sending.ring()
-        self._publish()
-        return bool(drained or waiters or committed or self.producer.open_events)
+        return drained, committed
 
     def _sync(self, waiters: list[Callable[[bool], None]]) -> None:
         confirmed = False
@@ -184,6 +284,29 @@ class Worker:
         finally:
             for waiter in waiters:
                 waiter(confirmed)
+        if not confirmed:
+            self._warn(
+                f"nothing is lost, but a spool could not be synced: {self.producer.sync_error}; "
+                "going on in a new one"
+            )
+
+    def wait_for_sync(self, done: Callable[[bool], None]) -> None:
+        """Call *done* once, when the disk has confirmed what is stored, or has not."""
+        if self.producer.entered:
+            done(False)  # Who waits here waits for himself.
+            return
+        self.waiters.append(done)
+        if self.running:
+            self.packing.ring()
+        else:
+            self._guarded(self.commit_step)
+        if self.ended:
+            self._answer_waiters()
+
+    def _answer_waiters(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self.waiters.popleft()(False)
 
     def _publish(self) -> None:
         """Write the counts beside the queue, so that nobody opens a live one to see them."""
@@ -195,10 +318,13 @@ class Worker:
             self.write_status()
         finally:
             self._publishing.release()
+        self._start_missing()
+        if not self._retired and not self.producer.in_place():
+            self._lose(f"{self._status_path.parent} was removed, or its files were")
 
     def write_status(self) -> None:
         """Write the counts now, if they have changed."""
-        status = self._status()
+        status = self._hooks.status(self)
         if status == self._status_written:
             return
         temporary = self._status_path.with_suffix(".status-new")
@@ -212,47 +338,60 @@ class Worker:
     def _flush_loop(self) -> None:
         while not self._stopping:
             more = self._guarded(self.flush_step)
+            if self._retired and self._guarded(lambda: not self._left_over().pending):
+                break
             if not more:
-                self._sending.wait(self._pause_seconds())
+                self._sending.wait(_FAULT_SECONDS if more is None else self._pause_seconds())
+        self._stopping = True
+        self.packing.ring()
+        self._finish()
 
     def _pause_seconds(self) -> float:
         if self.flusher is None:
-            raise InvariantBroken("a sending thread without a flusher")
+            return ADOPTION_SECONDS
         announce_in = self._announced_at + ANNOUNCE_SECONDS - self._clock.monotonic()
-        wait = self.flusher.wait_seconds()
-        # While a retry is due later, blocks do not make it due earlier.
-        return max(wait, min(ADOPTION_SECONDS, announce_in, max(wait, ADOPTION_SECONDS)), 0.0)
+        # While a retry is due later, neither blocks nor announcements make it due earlier.
+        return max(self.flusher.wait_seconds(), min(ADOPTION_SECONDS, announce_in), 0.0)
 
     def flush_step(self) -> bool:
         """Send one request, if one is due; whether there is more to send now."""
         if self.flusher is None or self.flusher.wait_seconds() > 0:
             return False
+        more = False
+        try:
+            more = self._send()
+        finally:
+            # What ails this producer's queue is no fault of those of the dead.
+            if self.adopter is not None:
+                more = self.adopter.step() or more
+        return more
+
+    def _send(self) -> bool:
+        if self.flusher is None:
+            return False
         now = self._clock.monotonic()
         announce = now - self._announced_at >= ANNOUNCE_SECONDS
         if announce:
-            self.producer.step(cut=True)
+            self._announced_at = now  # If it fails, the blocks or the next turn will bring it.
+            self._pack(cut=True)
         answered = self.flusher.step(self.producer, announce=announce)
         if answered:
             self._announced_at = now
             self.producer.tidy()
             self._publish()
-        elif announce:
-            self._announced_at = now  # The blocks, or the next turn, will bring it.
-        more = answered and bool(self.producer.queue.counts().pending_blocks)
-        if self.adopter is not None:
-            more = self.adopter.step() or more
-        return more
+            if self.asleep:
+                self.packing.ring()  # A block that was filling up meanwhile is cut now.
+        return (
+            not self.producer.held
+            and self.flusher.wait_seconds() == 0
+            and bool(self.producer.queue.counts().pending_blocks)
+        )
 
-    # -- flushing and closing ----------------------------------------------------------------
-
-    @property
-    def running(self) -> bool:
-        """Whether the packing thread is there to serve waiters."""
-        return not self._stopping and bool(self._threads) and self._threads[0].is_alive()
+    # -- flushing ----------------------------------------------------------------------------
 
     def flush(self, deadline: float, *, closed: bool = False) -> FlushResult:
         """
-        Pack and send until nothing waits or the time is over, on the calling thread.
+        Pack and send what was recorded before, until the time is over, on the calling thread.
 
         Args:
             deadline: On the monotonic clock.
@@ -260,29 +399,38 @@ class Worker:
         """
         before = self.flusher.acknowledged if self.flusher else 0
         error: str | None = None
+        left = _LeftOver(0, 0)
         try:
-            self.producer.step(cut=True)
+            drained, _ = self._pack(cut=True)
             error = self._send_until(deadline, closed)
+            left = self._left_over()
+            if left.aside and error is None:
+                error = f"{left.aside} events are set aside: the server refuses them for good"
+            if not drained.all and not closed:
+                error = "events are in memory, and there is no room for them on disk"
         except Exception as fault:
-            error = str(fault)
+            error = str(fault) or "it was closed meanwhile"
             self._fault(fault)
-        pending = self.pending()
+            with suppress(Exception):
+                left = self._left_over()
         return FlushResult(
-            ok=not pending and error is None,
+            ok=error is None,
             sent=(self.flusher.acknowledged if self.flusher else 0) - before,
-            pending=pending,
+            pending=left.pending,
             error=error,
         )
 
     def _send_until(self, deadline: float, closed: bool) -> str | None:
-        queue = self.producer.queue
+        queue, producer = self.producer.queue, self.producer
         if self.flusher is None:
-            return "no endpoint is set; events are kept on disk" if self.pending() else None
+            waits = queue.counts().pending_blocks
+            return "no endpoint is set; events are kept on disk" if waits else None
+        last_id = queue.last_id()
         announced = not closed
-        while queue.counts().pending_blocks or not announced:
+        while queue.waits(last_id, producer.id) or not announced:
             left = deadline - self._clock.monotonic()
-            if left <= 0 or self.producer.held:
-                return self.producer.held or self.flusher.last_error or "the time was over"
+            if left <= 0 or producer.held:
+                return producer.held or self.flusher.last_error or "the time was over"
             wait = self.flusher.wait_seconds()
             if wait > 0:
                 if closed or wait >= left:
@@ -290,53 +438,137 @@ class Worker:
                 threading.Event().wait(wait)
                 continue
             answered = self.flusher.step(
-                self.producer, closed=closed, announce=not announced, timeout_seconds=left
+                producer, closed=closed, announce=not announced, timeout_seconds=left
             )
             if answered and not queue.counts().pending_blocks:
                 announced = True
         self.closed_announced = closed
         return None
 
-    def pending(self) -> int:
-        """Events that are not at the server, however far they have come."""
-        return self.producer.waiting_events + self.producer.queue.counts().pending_events
+    def _left_over(self) -> _LeftOver:
+        waiting = self.producer.waiting_events
+        counts = self.producer.queue.counts()
+        buffered = 0 if self.producer.closed else self._hooks.buffered()
+        return _LeftOver(buffered + waiting + counts.pending_events, counts.aside_events)
+
+    # -- closing -----------------------------------------------------------------------------
 
     def close(self, deadline: float) -> FlushResult:
-        """Stop the threads, send what can be sent in time, let go of the files."""
-        stopped = self.stop(deadline - self._clock.monotonic())
+        """
+        Send what can be sent in time, say that the producer has ended, let go of the files.
+
+        The producer is shut already. Idempotent.
+        """
+        self._deadline = deadline
+        self._stopping = True
+        self.packing.ring()
+        self._sending.ring()
+        flushing, packing = self._alive("flush"), self._alive("commit")
+        if flushing is None and not self.ended:
+            self._finish()
+        for thread in (flushing, packing):
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - self._clock.monotonic()))
+        if self._result is not None:
+            return self._result
+        # What the request that is under way carries is on disk, and its thread lets go of
+        # the files when it has ended.
+        pending = 0
         with suppress(Exception):
-            self.commit_step()  # Whoever waits for a sync gets an answer.
-        if not stopped:
-            # A request is under way and holds the queue. It ends with the process; what it
-            # carries is on disk, and the lock goes when the process does.
-            return FlushResult(False, 0, self.pending(), "a request was still under way")
-        result = self.flush(deadline, closed=True)
-        aside = self.producer.queue.counts().aside_blocks
-        finished = self.closed_announced and not result.pending and not aside
-        if not finished:
-            self.write_status()
-        self.producer.release(finished=finished)
-        if self.adopter is not None:
-            self.adopter.close()
-        if self.flusher is not None:
-            self.flusher.close()
-        return result
+            pending = self._left_over().pending
+        return FlushResult(False, 0, pending, "a request was still under way")
+
+    def retire(self, *, damaged: bool) -> None:
+        """
+        Another worker records from now on; send what is left here, and end.
+
+        Args:
+            damaged: The queue file cannot be read: leave everything as it is, for adoption.
+        """
+        with suppress(Reentered):
+            self.producer.shut()
+        self._retired = True
+        self._damaged = damaged
+        if damaged:
+            self._stopping = True
+            if self._alive("flush") is None:
+                self._finish()
+        self.packing.ring()
+        self._sending.ring()
+
+    def _finish(self) -> None:
+        """The last request, by whoever sends; then the files go, once nobody packs any more."""
+        if not self._damaged:
+            with suppress(Exception):
+                self.commit_step()  # Whoever waits for a sync gets an answer.
+            self._result = self.flush(self._deadline, closed=True)
+        self._leave("sending")
+
+    def _leave(self, who: str) -> None:
+        self._inside.discard(who)
+        if self._inside or not self._stopping:
+            return
+        try:
+            self._release_once.pop()
+        except IndexError:
+            return  # The other thread came here at the same time.
+        with suppress(Exception):
+            self._release()
+        self.ended = True
+        self._answer_waiters()
+
+    def _release(self) -> None:
+        finished = False
+        with suppress(Exception):
+            finished = self.closed_announced and self._left_over() == _LeftOver(0, 0)
+            if not finished:
+                self.write_status()
+        try:
+            self.producer.release(finished=finished)
+        finally:
+            if self.adopter is not None:
+                self.adopter.close()
+            if self.flusher is not None:
+                self.flusher.close()
 
     # -- faults ------------------------------------------------------------------------------
 
-    def _guarded(self, step: Callable[[], bool]) -> bool:
-        """A step whose fault never ends its thread, and never reaches the application."""
+    def _guarded(self, step: Callable[[], bool]) -> bool | None:
+        """A step whose fault never ends its thread, nor reaches the application: then None."""
         try:
             return step()
         except Exception as error:
             self._fault(error)
-            return False
+            return None
 
     def _fault(self, error: Exception) -> None:
+        if isinstance(error, QueueDamaged):
+            self._lose(str(error), damaged=True)
+            return
+        if isinstance(error, ProducerClosed | Reentered):
+            return
+        self._warn(f"nothing is lost, but the queue cannot be written: {error}")
+        if _is_full(error):
+            with suppress(Exception):
+                self.producer.make_room()
+
+    def _lose(self, words: str, *, damaged: bool = False) -> None:
+        if self._retired:
+            return
+        self._retired = True
+        self._warn(f"{words}; recording goes on in a new queue")
+        self._hooks.lost(self, words)
+        self.retire(damaged=damaged)
+
+    def _warn(self, words: str) -> None:
         now = self._clock.monotonic()
         if now - self._warned_at >= WARNING_SECONDS:
             self._warned_at = now
-            log.warning("nothing is lost, but the queue cannot be written: %s", error)
-        if isinstance(error, sqlite3.OperationalError | OSError):
-            with suppress(Exception):
-                self.producer.make_room()
+            log.warning("%s", words)
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        # The low byte is the kind; a full disk shows as either.
+        return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _FULL
+    return isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT)

@@ -6,9 +6,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
+
 from tallybook import Meter
+
+if TYPE_CHECKING:
+    from tests.conftest import ServerProcess
 
 RECORD_AND_DIE = """
 import os, signal, sys
@@ -20,7 +25,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_one_event_survives_a_kill_of_the_application_and_of_the_server(
-    tmp_path: Path, server: "ServerProcess"
+    tmp_path: Path, server: ServerProcess
 ) -> None:
     """record, SIGKILL, adoption, a real socket, SIGKILL of the server: the answer is exactly 1."""
     queue = tmp_path / "queue"
@@ -39,11 +44,8 @@ def test_one_event_survives_a_kill_of_the_application_and_of_the_server(
         server.kill()  # Right after the acknowledgement: it has to be on the server's disk.
 
     server.start()
-    document = server.get("/v1/usage", dimension="http.requests", group_by="tenant,tag:route")
-    rows = [
-        (row["tenant"], row["tags"], row["value"], row["events"])
-        for row in document["data"]  # type: ignore[attr-defined]
-    ]
+    usage = server.rows(dimension="http.requests", group_by="tenant,tag:route")
+    rows = [(row["tenant"], row["tags"], row["value"], row["events"]) for row in usage]
     assert rows == [("acme", {"route": "/v1/items/{id}"}, "1", 1)]
     findings = httpx.get(f"{url}/v1/verify", timeout=30).json()["findings"]
     assert findings == []

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+
 from tallybook import Meter
 from tallybook.errors import ServerUnreachable
 from tallybook.testing import FakeClock
@@ -197,7 +198,7 @@ class Interleavings(RuleBasedStateMachine):
             assert value <= self.sums[dimension, tenant]
 
     def _held(self) -> dict[tuple[str, str | None], tuple[Fraction, int]]:
-        held = {}
+        held: dict[tuple[str, str | None], tuple[Fraction, int]] = {}
         for dimension in ("http.requests", "tokens.output", "orders.placed"):
             usage = self.ledger.aggregate(UsageQuery(dimension=dimension, by_tenant=True))
             for row in usage.rows:
@@ -220,9 +221,7 @@ class Interleavings(RuleBasedStateMachine):
                     break
             self.close(9)
             assert list((self.folder / "queue").glob("*.lock")) == []
-            model = {
-                name: (self.sums[name], count) for name, count in self.counts.items() if count
-            }
+            model = {name: (self.sums[name], count) for name, count in self.counts.items() if count}
             assert self._held() == model
             assert list(self.ledger.verify()) == []
         finally:

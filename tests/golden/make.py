@@ -13,8 +13,14 @@ from pathlib import Path
 
 from tallybook.block import RAW, REISSUED, ZSTD, derived_producer, encode_block, pack
 from tallybook.event import Event
-from tallybook.frame import SpoolIdentity, encode_body, encode_frame, encode_header, frame_seed
-from tallybook.frame import split_body
+from tallybook.frame import (
+    SpoolIdentity,
+    encode_body,
+    encode_frame,
+    encode_header,
+    frame_seed,
+    split_body,
+)
 from tallybook.wire import Announcement, Answer, Exceptions, Receipt, encode_answer, encode_request
 from tallybook_server.entry import (
     CHAIN_START,
@@ -61,13 +67,13 @@ ANNOUNCEMENT = Announcement(
     sdk="0.1.0",
 )
 ENTRIES = [
-    Entry(1, 1, 1_767_225_600_000_000, "genesis", [bytes(16), 1]),
+    Entry(1, 1, 1_767_225_600_000_000, "genesis", ["0f" * 16, 1]),
     Entry(
         1,
         2,
         1_767_225_601_000_000,
         "block",
-        [PRODUCER, 1, 5, bytes(32)],
+        [PRODUCER, 1, 5, bytes(32), "api-gateway"],
         [
             VerdictRun(0, 1, Verdict.DUPLICATE, "sequence", 1),
             VerdictRun(3, 3, Verdict.FLAGGED, "clock", 900_000_000),
@@ -123,7 +129,8 @@ def answer() -> bytes:
 
 def journal() -> bytes:
     """Entries and the chain's heads behind them, in turn, each with its length before it."""
-    head, parts = CHAIN_START, []
+    head = CHAIN_START
+    parts: list[bytes] = []
     for entry in ENTRIES:
         data = encode_entry(entry)
         head = link(head, data)

@@ -104,14 +104,17 @@ def _moment(text: str | None, zone: str) -> str | None:
     if text is None or not _DATE.fullmatch(text):
         return text  # The server reads it, and says what is wrong with it.
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).isoformat()
-    except (ZoneInfoNotFoundError, IsADirectoryError):
-        raise Failure(
-            f"--time-zone is {zone!r}; expected an IANA name such as Europe/Berlin", Exit.USAGE
-        ) from None
+        midnight = datetime.fromisoformat(text)
     except ValueError:
         raise Failure(
-            f"there is no day {text} in {zone}; expected one such as 2026-11-01", Exit.USAGE
+            f"there is no day {text}; expected one such as 2026-11-01", Exit.USAGE
+        ) from None
+    try:
+        return midnight.replace(tzinfo=ZoneInfo(zone)).isoformat()
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # A name that is no zone may still be a path, or a directory of zones.
+        raise Failure(
+            f"--time-zone is {zone!r}; expected an IANA name such as Europe/Berlin", Exit.USAGE
         ) from None
 
 

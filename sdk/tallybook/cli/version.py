@@ -11,9 +11,9 @@ from tallybook import __version__
 from tallybook.cli.output import Exit, print_json, print_line
 from tallybook.cli.parser import Commands, add_command
 
-__all__ = ["missing_of_server", "register"]
+__all__ = ["SERVER_LIBRARIES", "missing_of_server", "register"]
 
-_SERVER_LIBRARIES: Final = {
+SERVER_LIBRARIES: Final = {
     "starlette": "starlette",
     "uvicorn": "uvicorn",
     "uvloop": "uvloop",
@@ -27,7 +27,7 @@ _SERVER_LIBRARIES: Final = {
 
 def missing_of_server() -> list[str]:
     """The libraries of the server that are not installed. None of them is imported."""
-    return [name for module, name in _SERVER_LIBRARIES.items() if find_spec(module) is None]
+    return [name for module, name in SERVER_LIBRARIES.items() if find_spec(module) is None]
 
 
 def register(commands: Commands) -> None:

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -81,12 +81,6 @@ def reissue(refused: bytes, *events: Event) -> bytes:
     return block(header.first, *events, producer=producer, flags=REISSUED)
 
 
-class CommitFails(Protocol):
-    """A journal's connection whose commits can be made to fail."""
-
-    def __call__(self, times: int, *, durable: bool) -> None: ...
-
-
 class Faults:
     """
     What goes wrong with the next commits.
@@ -108,9 +102,11 @@ class Faults:
 class Desk:
     """A ledger, and what a test does to it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.clock = FakeClock()
-        self.ids = FakeIds()
+    def __init__(
+        self, directory: Path, clock: FakeClock | None = None, ids: FakeIds | None = None
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.ids = ids or FakeIds()  # One for all lives of a ledger: an id is never given twice.
         self.faults = Faults()
         self.directory = directory
         self.ledger = self._open(directory)
@@ -209,7 +205,7 @@ class Desk:
         copy = self.directory.with_name(self.directory.name + "-after")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.directory, copy)
-        return Desk(copy)
+        return Desk(copy, self.clock, self.ids)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from __future__ import annotations
 import pytest
 from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
-from tallybook_server.ledger import TooManyRows, UsageQuery, UsageRow
+from tallybook.block import Columns, encode_block
+from tallybook.frame import encode_series
+from tallybook_server.ledger import LedgerEvent, TooManyRows, UsageQuery, UsageRow
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -207,7 +209,7 @@ def test_scan_pages_over_segments_and_tail(desk: Desk) -> None:
         *(("02", at) for at in range(1, 6)),
         ("01", 9),
     ]
-    paged = []
+    paged: list[LedgerEvent] = []
     after = (0, -1)
     while page := desk.ledger.scan(after=after, limit=3):
         paged += page
@@ -228,3 +230,25 @@ def test_scan_gives_back_what_was_sent(desk: Desk, where: str) -> None:
         (7, "shop", 0),
         (8, "shop", 1),
     ]
+
+
+@pytest.mark.parametrize("wide", [str(2**64), "0007"])
+def test_wide_mantissa_counts_in_place_of_the_other(desk: Desk, where: str, wide: str) -> None:
+    """A strange block: a wide value with a mantissa beside it, or one that is not wide at all."""
+    columns = Columns(
+        version=1,
+        source=None,
+        series=[encode_series("api.calls", None, {})],
+        of=[0, 0],
+        times=[START, 0],
+        mantissas=[5, 1],
+        scales=[],
+        wides=[(0, wide)],
+        keys=[],
+        ids=[],
+        given=[],
+    )
+    data = encode_block(columns, producer=TWO, first=1)
+    fill(desk, where, data, block(1, event(10, tenant=None)))
+    assert desk.total() == str(int(wide) + 11)
+    assert desk.findings() == []

@@ -8,12 +8,13 @@ import pytest
 from tests.ingest_server.ledger.conftest import ONE, START, TWO, Desk, block, event, reissue
 
 from tallybook.event import Event
+from tallybook_server.ledger import UsageQuery
 
 
 def runs(desk: Desk, data: bytes) -> tuple[str, list[tuple[int, int, str, str]]]:
     """The receipt of a block, in short: status, and its exceptions without references."""
     (receipt,) = desk.send(data)
-    short = [(run.first, run.last, run.verdict, run.reason) for run in receipt.exceptions]
+    short = [(run.first, run.last, str(run.verdict), run.reason) for run in receipt.exceptions]
     return receipt.status, short
 
 
@@ -224,6 +225,25 @@ def test_key_with_other_content_is_a_conflict(desk: Desk, other: Event, verdict:
     desk.send(block(1, event(5, key="k")))
     assert runs(desk, block(1, other, producer=TWO))[1] == [(1, 1, verdict, "key")]
     assert desk.total() == "5"
+
+
+def test_series_of_an_uncounted_event_disturbs_no_other(desk: Desk) -> None:
+    """
+    A conflict brings a tenant that nobody knew, and then that tenant's own usage comes.
+
+    The series of a commit without a counted event was known but never handed to DuckDB, and
+    every later series answered under the number of another.
+    """
+    desk.send(block(1, event(5, key="k")))
+    desk.send(block(1, event(6, key="k", tenant="new"), producer=TWO))
+    desk.send(block(2, event(10, tenant="other"), event(20, tenant="new"), producer=TWO))
+    found = desk.ledger.aggregate(UsageQuery("api.calls", by_tenant=True)).rows
+    assert [(row.tenant, row.value) for row in found] == [
+        ("acme", "5"),
+        ("new", "20"),
+        ("other", "10"),
+    ]
+    assert desk.findings() == []
 
 
 def test_key_is_unique_per_dimension_and_source(desk: Desk) -> None:

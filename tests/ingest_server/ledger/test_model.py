@@ -107,7 +107,7 @@ def check(desk: Desk, model: Model) -> None:
         scanned.remove(one)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
 def test_ledger_is_the_model(
     steps: list[list[tuple[bytes, int, list[Event]]] | list[Event] | str],

@@ -217,12 +217,18 @@ def test_seal_is_due_by_age(desk: Desk) -> None:
     assert not desk.ledger.sealer.step()
 
 
+def ask(sql: str) -> list[tuple[object, ...]]:
+    """What another program's DuckDB answers."""
+    with duckdb.connect() as other:
+        return other.execute(sql).fetchall()
+
+
 def test_segment_is_plain_parquet(desk: Desk) -> None:
     """Another program reads it: the columns of docs/reference/formats.md, sorted."""
     fill(desk)
     desk.seal()
     path = str(next((desk.directory / "segments").iterdir()))
-    described = duckdb.sql(f"DESCRIBE SELECT * FROM read_parquet('{path}')").fetchall()
+    described = ask(f"DESCRIBE SELECT * FROM read_parquet('{path}')")
     assert [(row[0], row[1]) for row in described] == [
         ("dimension", "VARCHAR"),
         ("tenant", "VARCHAR"),
@@ -239,7 +245,7 @@ def test_segment_is_plain_parquet(desk: Desk) -> None:
         ('tag:we"ird', "VARCHAR"),
         ("more_tags", "MAP(VARCHAR, VARCHAR)"),
     ]
-    metadata = duckdb.sql(f"SELECT key, value FROM parquet_kv_metadata('{path}')").fetchall()
+    metadata = ask(f"SELECT key, value FROM parquet_kv_metadata('{path}')")
     assert (b"tallybook.segment", b"1") in metadata
 
 

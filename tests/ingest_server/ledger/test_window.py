@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
@@ -22,7 +23,7 @@ def at(text: str) -> int:
 def lengths(start: str, end: str, step: Step, zone: str) -> list[float]:
     """How long each window is, in hours."""
     found = edges(at(start), at(end), step, zone, windows_max=10_000)
-    return [(after - before) / HOUR for before, after in zip(found, found[1:], strict=False)]
+    return [(after - before) / HOUR for before, after in pairwise(found)]
 
 
 def test_days_in_utc_have_24_hours() -> None:
@@ -97,7 +98,7 @@ def test_windows_tile_and_begin_on_the_hour_or_day(
     end = start + days * 24 * HOUR
     found = edges(start, end, step, zone, windows_max=10_000)
     assert (found[0], found[-1]) == (start, end)
-    assert all(before < after for before, after in zip(found, found[1:], strict=False))
+    assert all(before < after for before, after in pairwise(found))
     rules = ZoneInfo(zone)
     for edge in found[1:-1]:
         wall = datetime.fromtimestamp(edge / 1e6, UTC).astimezone(rules)

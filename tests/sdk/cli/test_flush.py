@@ -30,9 +30,8 @@ class Answering(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Answering
-
     def do_POST(self) -> None:
+        assert isinstance(self.server, Answering)
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.keys.append(self.headers["Authorization"])
         self.send_response(self.server.status)

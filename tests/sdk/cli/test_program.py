@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.sdk.cli.conftest import NOWHERE, Command
@@ -21,14 +22,16 @@ def commands(
     parser: argparse.ArgumentParser, name: str = ""
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Every command that can be run, by what the user types."""
-    choices: Mapping[str, argparse.ArgumentParser] | None = None
-    for action in parser._actions:  # pyright: ignore[reportPrivateUsage]
-        if isinstance(action.choices, Mapping):
-            choices = action.choices
-    if choices is None:
+    # argparse tells nobody what it was told: there is no public way to the commands.
+    groups = [
+        cast(Mapping[str, argparse.ArgumentParser], action.choices)
+        for action in parser._actions  # pyright: ignore[reportPrivateUsage]
+        if isinstance(cast(object, action.choices), Mapping)
+    ]
+    if not groups:
         yield name, parser
         return
-    for word, below in choices.items():
+    for word, below in groups[0].items():
         yield from commands(below, f"{name} {word}".strip())
 
 

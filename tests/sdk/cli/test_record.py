@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.conftest import ServerProcess
@@ -29,8 +30,7 @@ def test_every_option_reaches_the_ledger(tallybook: Command, server: ServerProce
         *("--endpoint", server.url),
     )
 
-    listed = server.get("/v1/events")["data"]
-    assert isinstance(listed, list)
+    listed = cast(list[dict[str, object]], server.get("/v1/events")["data"])
     (event,) = listed
     expected = {
         "dimension": "tokens",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import httpx
@@ -22,7 +22,7 @@ def post(url: str, *values: int, tenant: str = "acme") -> None:
 
 
 @contextmanager
-def following(url: str) -> Iterator[Iterator[str]]:
+def following(url: str) -> Generator[Iterator[str]]:
     """``tallybook tail --follow --json``, and the values that it shows, as they come."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tallybook.cli", "tail", "--follow", "--json", "--endpoint", url],
@@ -36,27 +36,29 @@ def following(url: str) -> Iterator[Iterator[str]]:
         process.kill()
 
 
+@pytest.fixture(scope="module")
+def endpoint(shared: ServerProcess) -> str:
+    """A server with 30 events, and with entries behind them that count nothing."""
+    post(shared.url, *range(1, 31))
+    post(shared.url, 7, 7, 7)
+    return shared.url
+
+
 @pytest.mark.parametrize("limit", [1, 3, 9, 50])
 def test_newest_events_come_in_the_order_of_the_ledger(
-    tallybook: Command, shared: ServerProcess, limit: int
+    tallybook: Command, endpoint: str, limit: int
 ) -> None:
     """However many are asked for: the last of them, none left out."""
-    post(shared.url, *range(1, 31))
-    ran = tallybook("tail", "--limit", str(limit), "--endpoint", shared.url)
+    ran = tallybook("tail", "--limit", str(limit), "--endpoint", endpoint)
 
     assert [row[3] for row in ran.rows] == [str(value) for value in range(1, 31)][-limit:]
 
 
-def test_json_lines_go_on_behind_a_cursor(tallybook: Command, shared: ServerProcess) -> None:
+def test_json_lines_go_on_behind_a_cursor(tallybook: Command, endpoint: str) -> None:
     """Each line has the cursor that the next call begins behind."""
-    post(shared.url, *range(1, 31))
-    first = tallybook(
-        "tail", "--json", "--after", "0", "--limit", "2", "--endpoint", shared.url
-    ).out.splitlines()
-    cursor = json.loads(first[-1])["cursor"]
-    after = tallybook(
-        "tail", "--json", "--after", cursor, "--limit", "2", "--endpoint", shared.url
-    ).out.splitlines()
+    page = ("tail", "--json", "--limit", "2", "--endpoint", endpoint, "--after")
+    first = tallybook(*page, "0").out.splitlines()
+    after = tallybook(*page, json.loads(first[-1])["cursor"]).out.splitlines()
 
     assert [json.loads(line)["value"] for line in first + after] == ["1", "2", "3", "4"]
 
@@ -100,11 +102,9 @@ def test_control_characters_do_not_reach_the_terminal(
 
 
 @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "x"], ["--after", "x"]])
-def test_wrong_argument_is_exit_2(
-    tallybook: Command, shared: ServerProcess, arguments: list[str]
-) -> None:
+def test_wrong_argument_is_exit_2(tallybook: Command, endpoint: str, arguments: list[str]) -> None:
     """Read here or by the server, it is a sentence."""
-    ran = tallybook("tail", *arguments, "--endpoint", shared.url)
+    ran = tallybook("tail", *arguments, "--endpoint", endpoint)
 
     assert ran.code == 2
     assert repr(arguments[1]) in ran.words

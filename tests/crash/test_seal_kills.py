@@ -1,0 +1,114 @@
+"""The server is killed at every file system call of one seal, and opened again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tallybook import Meter
+from tallybook_server.embedded import EmbeddedLedger
+from tallybook_server.settings import Settings
+from tests.crash.counting import compare_closed
+from tests.crash.events import STREAM_EVENTS, record
+from tests.crash.processes import Zygote
+from tests.crash.serving import LedgerTransport, seal_once
+from tests.crash.tracing import Point, Strace, points_of, threads_of
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    with Zygote("tests.crash.serving") as process:
+        yield process
+
+
+def _fill(data: Path, folder: Path) -> list[int]:
+    """A ledger with a segment, and blocks that are due to be the next; what is in it."""
+    ledger = EmbeddedLedger(Settings(directory=data).book, threads=False)
+    done: list[int] = []
+    with Meter(
+        "crash",
+        directory=folder / "queue",
+        endpoint="http://127.0.0.1:1",
+        transport=LedgerTransport(ledger),
+        threads=False,
+    ) as meter:
+        for part in range(4):
+            for n in range(part * 200 + 1, part * 200 + 201):
+                record(meter, STREAM_EVENTS + n)
+                done.append(STREAM_EVENTS + n)
+            assert meter.flush().ok
+            if part == 0:
+                assert ledger.sealer.step(force=True)
+    ledger.close()
+    return done
+
+
+def _points(zygote: Zygote, data: Path, output: Path) -> list[Point]:
+    """Every call of every thread of a seal."""
+    job = zygote.run(seal_once, data=data)
+    job.hear("ready")
+    threads = threads_of(job.pid)
+    with Strace(job.pid, output=output):
+        job.begin()
+        assert job.wait() == 0
+    return points_of(output, threads)
+
+
+def _kill(zygote: Zygote, data: Path, point: Point) -> bool:
+    """Whether a seal was killed there; which of DuckDB's threads does what may differ."""
+    job = zygote.run(seal_once, data=data)
+    job.hear("ready")
+    with Strace(threads_of(job.pid)[point.thread], kill_at=point):
+        job.begin()
+        code = job.wait()
+    assert code in (0, -9), point
+    return code == -9
+
+
+def _check(data: Path, events: list[int]) -> None:
+    """Everything is there once, as it is found and when it is sealed again."""
+    for seal in (False, True):
+        ledger = EmbeddedLedger(Settings(directory=data).book, threads=False)
+        try:
+            assert list(ledger.verify()) == []
+            if seal:
+                ledger.sealer.step(force=True)
+                assert list(ledger.verify()) == []
+        finally:
+            ledger.close()
+        outcome = compare_closed(events, data, kills=1)
+        assert outcome.clean and outcome.held == len(events), outcome
+
+
+@pytest.mark.parametrize(
+    "stride",
+    [pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.crash)],
+)
+@pytest.mark.usefixtures("ptrace")
+def test_a_kill_at_any_system_call_of_a_seal_loses_and_doubles_nothing(
+    stride: int, zygote: Zygote, tmp_path: Path
+) -> None:
+    """
+    Write, sync, rename, enter, sweep: killed before any call, the ledger holds what it held.
+
+    Opened again, it verifies; sealed again, it verifies; each event is there once.
+    """
+    whole = tmp_path / "whole"
+    events = _fill(whole, tmp_path)
+    shutil.copytree(whole, tmp_path / "counted")
+    points = _points(zygote, tmp_path / "counted", tmp_path / "calls")[::stride]
+    kills = 0
+    for point in points:
+        data = tmp_path / "killed"
+        shutil.copytree(whole, data)
+        kills += _kill(zygote, data, point)
+        _check(data, events)
+        shutil.rmtree(data)
+    assert kills > len(points) * 0.7
+    print(
+        f"seal by system call, {len(points)} points: {kills} kills, {len(events)} events each "
+        "time, lost 0, doubled 0, verify clean"
+    )

@@ -1,5 +1,5 @@
 """
-The server's commands: serve, verify.
+The server's commands: serve, verify, and demo, which has a package of its own.
 
 They are registered in the one command `tallybook` by entry point, also for commands that
 never need them. So this module imports nothing of the server's; each command does, when
@@ -31,6 +31,7 @@ from tallybook.cli.output import (
 from tallybook.cli.parser import Commands, add_command
 from tallybook.cli.version import missing_of_server
 from tallybook.errors import InvalidSetting
+from tallybook_server.demo import command as demo
 
 if TYPE_CHECKING:
     from tallybook_server.settings import Settings
@@ -44,6 +45,7 @@ def register(commands: Commands) -> None:
     """Declare the server's commands."""
     _register_serve(commands)
     _register_verify(commands)
+    demo.register(commands, needs_server)
 
 
 def needs_server(command: str) -> None:

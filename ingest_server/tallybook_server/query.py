@@ -283,7 +283,7 @@ class _Sql:
             return tag_value(key, segments[0], self._values)
 
         value = "wide" if wides else '"value"'
-        conditions = [*self._of_series(tag), *self._of_event("")]
+        conditions = [*self._of_user(), *self._of_tags(tag), *self._of_event("")]
         if wides:
             conditions.append("wide IS NOT NULL")
         return (
@@ -296,28 +296,41 @@ class _Sql:
             return f"tags[{self._values(key)}]"
 
         number = part.generation.number
-        groups = "".join(f", s.g{at}" for at in range(len(self._query.by_tags)))
+        groups = "".join(f", t.g{at}" for at in range(len(self._query.by_tags)))
         table, value = (f"wides_{number}", "wide") if wides else (f"events_{number}", '"value"')
         conditions = [f"e.entry <= {position}", *self._of_event("e.")]
-        # The series are few; what is asked of them is asked once per series.
+        # Users and tagsets are few; what is asked of them is asked once of each.
         return (
-            f'SELECT s.tenant, e."time", e.scale, e.{value} AS value{groups} FROM {table} AS e '
-            f"JOIN (SELECT number, tenant{self._groups(tag)} FROM series_{number} "
-            f"WHERE {' AND '.join(self._of_series(tag))}) AS s ON s.number = e.series "
-            f"WHERE {' AND '.join(conditions)}"
+            f'SELECT u.tenant, e."time", e.scale, e.{value} AS value{groups} FROM {table} AS e '
+            f"JOIN (SELECT number, tenant FROM users_{number} "
+            f"WHERE {' AND '.join(self._of_user())}) AS u ON u.number = e.of_user "
+            f"{self._join_tagsets(number, tag)}WHERE {' AND '.join(conditions)}"
+        )
+
+    def _join_tagsets(self, number: int, tag: _Tag) -> str:
+        """The join that brings and chooses the tags, if any are asked for."""
+        if not (self._query.by_tags or self._query.where):
+            return ""
+        where = " AND ".join(("true", *self._of_tags(tag)))
+        return (
+            f"JOIN (SELECT number{self._groups(tag)} FROM tagsets_{number} WHERE {where}) AS t "
+            "ON t.number = e.of_tagset "
         )
 
     def _groups(self, tag: _Tag) -> str:
         return "".join(f", {tag(key)} AS g{at}" for at, key in enumerate(self._query.by_tags))
 
-    def _of_series(self, tag: _Tag) -> list[str]:
+    def _of_user(self) -> list[str]:
         query, values = self._query, self._values
         conditions = [f"dimension = {values(query.dimension)}"]
         if query.unattributed:
             conditions.append("tenant IS NULL")
         elif query.tenant is not None:
             conditions.append(f"tenant = {values(query.tenant)}")
-        return conditions + [f"{tag(key)} = {values(text)}" for key, text in query.where]
+        return conditions
+
+    def _of_tags(self, tag: _Tag) -> list[str]:
+        return [f"{tag(key)} = {self._values(text)}" for key, text in self._query.where]
 
     def _of_event(self, prefix: str) -> list[str]:
         conditions: list[str] = []

@@ -132,12 +132,13 @@ def _unsealed(
 ) -> list[CountedEvent]:
     values = Values()
     n = part.generation.number
-    columns = _COLUMNS.format(s="s", value='e."value"', w="w", x="x")
+    columns = _COLUMNS.format(s="u", value='e."value"', w="w", x="x")
     behind = _behind(after, values)
     extras = "JOIN" if keyed else "LEFT JOIN"
     sql = (
-        f"SELECT {columns}, s.tags FROM events_{n} AS e "
-        f"JOIN series_{n} AS s ON s.number = e.series "
+        f"SELECT {columns}, t.tags FROM events_{n} AS e "
+        f"JOIN users_{n} AS u ON u.number = e.of_user "
+        f"JOIN tagsets_{n} AS t ON t.number = e.of_tagset "
         f'LEFT JOIN wides_{n} AS w ON w.entry = e.entry AND w."index" = e."index" '
         f'{extras} extras_{n} AS x ON x.entry = e.entry AND x."index" = e."index" '
         f"WHERE e.entry <= {values(position)} AND {behind} "

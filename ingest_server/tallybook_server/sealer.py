@@ -167,10 +167,19 @@ class Sealer:
     def _write(self, sealing: Sealing) -> Segment:
         self._tables.load([sealing.part])
         path = self._temporary(sealing)
-        number = sealing.part.generation.number
+        generation = sealing.part.generation
+        number = generation.number
         with self._tables.cursor() as cursor:
             tags, more = choose_columns(cursor.execute(_USES.format(n=number)).fetchall())
-            cursor.execute(_copy(number, tags, more, path))
+            copy = _copy(
+                number,
+                tags,
+                more,
+                path,
+                wides=self._tables.has_wides(generation),
+                extras=self._tables.has_extras(generation),
+            )
+            cursor.execute(copy)
             found = cursor.execute(_TOTALS.format(n=number)).fetchone()
         if found is None or found[0] != sealing.part.generation.events:
             raise InvariantBroken(
@@ -218,32 +227,43 @@ class Sealer:
 # -- SQL -----------------------------------------------------------------------------------
 
 _USES: Final = (
-    "SELECT tag, count(*) FROM (SELECT unnest(map_keys(tags)) AS tag FROM series_{n}) GROUP BY tag"
+    "SELECT tag, count(*) FROM (SELECT unnest(map_keys(tags)) AS tag FROM tagsets_{n}) GROUP BY tag"
 )
 _TOTALS: Final = (
     'SELECT count(*), min("time"), max("time"), (SELECT count(*) FROM wides_{n}) FROM events_{n}'
 )
 
 
-def _copy(n: int, tags: tuple[str, ...], more: tuple[str, ...], path: Path) -> str:
+def _copy(
+    n: int, tags: tuple[str, ...], more: tuple[str, ...], path: Path, *, wides: bool, extras: bool
+) -> str:
     # A COPY takes no parameters. Tag keys have no control characters, and a quote in a
     # literal is doubled, which is all the escaping that DuckDB's literals know.
     columns = "".join(f", tags[{quoted(key)}] AS {identifier(f'tag:{key}')}" for key in tags)
-    names = "".join(f", s.{identifier(f'tag:{key}')}" for key in tags)
+    names = "".join(f", t.{identifier(f'tag:{key}')}" for key in tags)
     if more:
         keys = ", ".join(map(quoted, more))
         chosen = f"list_filter(map_entries(tags), lambda one: one.key IN ({keys}))"
         columns += f", map_from_entries({chosen}) AS more_tags"
-        names += ", s.more_tags"
+        names += ", t.more_tags"
+    # Few generations have any; where there is none, a join is a search per event for nothing.
+    value, wide, join = 'e."value"', "NULL::VARCHAR AS wide", ""
+    if wides:
+        value, wide = 'CASE WHEN w.wide IS NULL THEN e."value" END', "w.wide"
+        join += f'LEFT JOIN wides_{n} AS w ON w.entry = e.entry AND w."index" = e."index" '
+    identity = 'NULL::VARCHAR AS "key", NULL::VARCHAR AS id'
+    if extras:
+        identity = 'x."key", x.id'
+        join += f'LEFT JOIN extras_{n} AS x ON x.entry = e.entry AND x."index" = e."index" '
+    # The users are put in order once, so that the events are sorted by numbers alone.
     return (
-        'COPY (SELECT s.dimension, s.tenant, e."time", '
-        'CASE WHEN w.wide IS NULL THEN e."value" END AS "value", e.scale, w.wide, e.entry, '
-        f'e."index", x."key", x.id, e.given = 1 AS given{names} FROM events_{n} AS e '
-        f"JOIN (SELECT number, dimension, tenant{columns} FROM series_{n}) AS s "
-        f"ON s.number = e.series "
-        f'LEFT JOIN wides_{n} AS w ON w.entry = e.entry AND w."index" = e."index" '
-        f'LEFT JOIN extras_{n} AS x ON x.entry = e.entry AND x."index" = e."index" '
-        f'ORDER BY s.tenant, s.dimension, e."time", e.entry, e."index") '
+        f'COPY (SELECT u.dimension, u.tenant, e."time", {value} AS "value", e.scale, {wide}, '
+        f'e.entry, e."index", {identity}, e.given = 1 AS given{names} FROM events_{n} AS e '
+        "JOIN (SELECT number, dimension, tenant, "
+        f"dense_rank() OVER (ORDER BY tenant, dimension) AS place FROM users_{n}) AS u "
+        "ON u.number = e.of_user "
+        f"JOIN (SELECT number{columns} FROM tagsets_{n}) AS t ON t.number = e.of_tagset "
+        f'{join}ORDER BY u.place, e."time", e.entry, e."index") '
         f"TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2, "
         "KV_METADATA {'tallybook.segment': '1'})"
     )

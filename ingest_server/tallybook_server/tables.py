@@ -1,7 +1,7 @@
 """
 The engine's DuckDB: in memory, it answers queries and writes segments.
 
-The hot tail goes into it lazily, chunk by chunk, when a query or a seal needs it: three
+The hot tail goes into it lazily, chunk by chunk, when a query or a seal needs it: five
 tables per generation, dropped whole once the generation is sealed and nobody looks at
 it any more. Columns are handed over as Arrow without a copy; neither pyarrow nor numpy
 is needed (measured: 6.7 million rows a second).
@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain
 from pathlib import Path
 from threading import Lock
 
 import duckdb
+import msgspec
 
 from tallybook.errors import InvariantBroken
-from tallybook.frame import read_series
 from tallybook_server.arrow import Column, Rows, lists, numbers, rows, texts
 from tallybook_server.limits import QUERY_MEMORY_BYTES
 from tallybook_server.segment import quoted
@@ -31,18 +31,18 @@ __all__ = ["Tables"]
 
 _CREATE = """
 CREATE TABLE events_{n} (
-    series UINTEGER, "time" BIGINT, "value" BIGINT, scale TINYINT, given TINYINT,
-    entry BIGINT, "index" INTEGER
+    of_user UINTEGER, of_tagset UINTEGER, "time" BIGINT, "value" BIGINT, scale TINYINT,
+    given TINYINT, entry BIGINT, "index" INTEGER
 );
-CREATE TABLE series_{n} (
-    number UINTEGER, dimension VARCHAR, tenant VARCHAR, tags MAP(VARCHAR, VARCHAR)
-);
+CREATE TABLE users_{n} (number UINTEGER, dimension VARCHAR, tenant VARCHAR);
+CREATE TABLE tagsets_{n} (number UINTEGER, tags MAP(VARCHAR, VARCHAR));
 CREATE TABLE wides_{n} (
-    series UINTEGER, "time" BIGINT, scale TINYINT, entry BIGINT, "index" INTEGER, wide VARCHAR
+    of_user UINTEGER, of_tagset UINTEGER, "time" BIGINT, scale TINYINT, entry BIGINT,
+    "index" INTEGER, wide VARCHAR
 );
 CREATE TABLE extras_{n} (entry BIGINT, "index" INTEGER, "key" VARCHAR, id VARCHAR);
 """
-_NAMES = ("events", "series", "wides", "extras")
+_NAMES = ("events", "users", "tagsets", "wides", "extras")
 
 
 class Tables:
@@ -72,8 +72,10 @@ class Tables:
         ):
             self._db.execute(f"SET {setting}")
         self._lock = Lock()
-        self._loaded: dict[int, tuple[int, int]] = {}  # generation: chunks, series
+        # By generation: chunks, users, tagsets.
+        self._loaded: dict[int, tuple[int, int, int]] = {}
         self._wides: set[int] = set()
+        self._extras: set[int] = set()
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -93,7 +95,7 @@ class Tables:
         """Make the tables hold each of the *parts*, at least."""
         for generation, chunks in parts:
             # Without the lock first: a tail that nobody has added to is the common case.
-            if self._loaded.get(generation.number, (-1, 0))[0] < chunks:
+            if self._loaded.get(generation.number, (-1,))[0] < chunks:
                 with self._lock:
                     self._load(generation, chunks)
 
@@ -106,6 +108,10 @@ class Tables:
         """Whether a loaded generation has values beyond 63 bits."""
         return generation.number in self._wides
 
+    def has_extras(self, generation: Generation) -> bool:
+        """Whether a loaded generation has keys or ids."""
+        return generation.number in self._extras
+
     def drop(self, generation: Generation) -> None:
         """Remove the tables of a generation that no snapshot needs."""
         with self._lock:
@@ -117,32 +123,46 @@ class Tables:
         number = generation.number
         if number not in self._loaded:
             self._db.execute(_CREATE.format(n=number))
-            self._loaded[number] = (0, 0)
-        chunks_before, series_before = self._loaded[number]
+            self._loaded[number] = (0, 0, 0)
+        chunks_before, users_before, tagsets_before = self._loaded[number]
         chunks = [chunk for chunk in generation.chunks[chunks_before:upto] if chunk is not None]
         if not chunks:
             return
         if len(chunks) != upto - chunks_before:
             raise InvariantBroken(f"a chunk of generation {number} left before it was loaded")
-        fresh = [series for chunk in chunks for series in chunk.fresh]
+        users = [user for chunk in chunks for user in chunk.fresh_users]
+        tagsets = [tagset for chunk in chunks for tagset in chunk.fresh_tagsets]
         self._db.execute("BEGIN")
         try:
             self._insert(f"events_{number}", _events(chunks))
-            for at in range(0, len(fresh), _SERIES_AT_ONCE):
-                few = _series(fresh[at : at + _SERIES_AT_ONCE], series_before + at)
-                self._insert(f"series_{number}", few, _SERIES_SELECT)
+            self._insert_halves(f"users_{number}", users, users_before, _users, "*")
+            self._insert_halves(
+                f"tagsets_{number}", tagsets, tagsets_before, _tagsets, _TAGSETS_SELECT
+            )
             if any(chunk.wides for chunk in chunks):
                 self._insert(f"wides_{number}", _wides(chunks))
                 self._wides.add(number)
             if any(chunk.extras for chunk in chunks):
                 self._insert(f"extras_{number}", _extras(chunks))
+                self._extras.add(number)
             self._db.execute("COMMIT")
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
-        self._loaded[number] = (upto, series_before + len(fresh))
+        self._loaded[number] = (upto, users_before + len(users), tagsets_before + len(tagsets))
         for at in range(chunks_before, upto):
             generation.chunks[at] = None
+
+    def _insert_halves(
+        self,
+        table: str,
+        fresh: list[bytes],
+        first: int,
+        decoded: Callable[[Sequence[bytes], int], Rows],
+        select: str,
+    ) -> None:
+        for at in range(0, len(fresh), _HALVES_AT_ONCE):
+            self._insert(table, decoded(fresh[at : at + _HALVES_AT_ONCE], first + at), select)
 
     def _insert(self, table: str, arriving: Rows, select: str = "*") -> None:
         self._db.register("arriving", arriving)
@@ -162,25 +182,37 @@ def _column(chunks: Sequence[Chunk], name: str) -> Column:
 
 
 def _events(chunks: Sequence[Chunk]) -> Rows:
-    names = ("series", "times", "mantissas", "scales", "given", "entries", "indices")
+    names = ("users", "tagsets", "times", "mantissas", "scales", "given", "entries", "indices")
     return rows({name: _column(chunks, name) for name in names})
 
 
-_SERIES_AT_ONCE = 20_000  # So that what is decoded dies young: a million dicts keep the gc busy.
-_SERIES_SELECT = "number, dimension, tenant, map(keys, texts)"
+_HALVES_AT_ONCE = 20_000  # So that what is decoded dies young: a million dicts keep the gc busy.
+_TAGSETS_SELECT = "number, map(keys, texts)"
+_USER = msgspec.msgpack.Decoder(tuple[str, str | None])
+_TAGSET: msgspec.msgpack.Decoder[dict[str, str] | None] = msgspec.msgpack.Decoder(
+    dict[str, str] | None
+)
 
 
-def _series(fresh: Sequence[bytes], first: int) -> Rows:
-    read = [read_series(series) for series in fresh]
-    offsets = array("i", accumulate((len(tags) for _, _, tags in read), initial=0))
-    keys = texts(list(chain.from_iterable(tags for _, _, tags in read)))
-    values = texts(list(chain.from_iterable(tags.values() for _, _, tags in read)))
-    own = array("I", range(first, first + len(read)))
+def _users(fresh: Sequence[bytes], first: int) -> Rows:
+    read = [_USER.decode(b"\x92" + user) for user in fresh]
     return rows(
         {
-            "number": numbers(own),
-            "dimension": texts([dimension for dimension, _, _ in read]),
-            "tenant": texts([tenant for _, tenant, _ in read]),
+            "number": numbers(array("I", range(first, first + len(read)))),
+            "dimension": texts([dimension for dimension, _ in read]),
+            "tenant": texts([tenant for _, tenant in read]),
+        }
+    )
+
+
+def _tagsets(fresh: Sequence[bytes], first: int) -> Rows:
+    read = [_TAGSET.decode(tagset) or {} for tagset in fresh]
+    offsets = array("i", accumulate(map(len, read), initial=0))
+    keys = texts(list(chain.from_iterable(read)))
+    values = texts(list(chain.from_iterable(tags.values() for tags in read)))
+    return rows(
+        {
+            "number": numbers(array("I", range(first, first + len(read)))),
             "keys": lists(offsets, keys),
             "texts": lists(offsets, values),
         }
@@ -191,7 +223,8 @@ def _wides(chunks: Sequence[Chunk]) -> Rows:
     wides = [wide for chunk in chunks for wide in chunk.wides]
     return rows(
         {
-            "series": numbers(array("I", [row.series for row in wides])),
+            "of_user": numbers(array("I", [row.user for row in wides])),
+            "of_tagset": numbers(array("I", [row.tagset for row in wides])),
             "time": numbers(array("q", [row.time for row in wides])),
             "scale": numbers(array("b", [row.scale for row in wides])),
             "entry": numbers(array("q", [row.entry for row in wides])),

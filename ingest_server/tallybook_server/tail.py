@@ -5,8 +5,12 @@ It is made of *generations*. The last one grows; the others are on their way int
 segment. A seal turns exactly one generation into exactly one segment, so a query that
 sees the one or the other sees each event once, whatever the sealer does meanwhile.
 
-Within a generation each series is interned once. That it is there means that it was
-checked: an event of a known series costs one look into a dict, and no validation.
+A series is cut into its *user* (the bytes of dimension and tenant) and its *tagset* (the
+bytes of the tags), and within a generation each of the two is interned once: most events
+bring a series that nobody has seen, but hardly any brings a new half. (Of 300,000 events
+of 1,000 tenants, 20 dimensions and 1,000 tagsets, 237,000 series were new.) That a half is
+there means that it was checked: an event of known halves costs a look into two dicts, and
+no validation.
 
 The rows of one commit are a *chunk*, which never changes. A chunk is handed to DuckDB
 when a query first needs it, and then leaves here.
@@ -17,23 +21,50 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, count, repeat
+from itertools import compress, repeat
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from tallybook.block import Columns
+from tallybook.errors import FrameDamaged
 from tallybook.event import INT64_MAX
+from tallybook.frame import encode_series, read_series
 from tallybook.limits import BLOCK_EVENTS_MAX
 from tallybook_server.entry import Verdict, VerdictRun
 
-__all__ = ["Chunk", "Extra", "Generation", "Stored", "Wide"]
+__all__ = ["Chunk", "Extra", "Generation", "Halves", "Known", "Stored", "Wide", "halve"]
 
 UNCOUNTED: Final = (Verdict.DUPLICATE, Verdict.CONFLICT, Verdict.REJECTED)
 
-_ROW_BYTES: Final = 2 * 34  # The columns once here and once, later, in DuckDB.
-_SERIES_BYTES: Final = 400  # A dict's slot, a list's, the bytes object; and DuckDB's row.
+_ROW_BYTES: Final = 2 * 38  # The columns once here and once, later, in DuckDB.
+# A dict's slot, a list's, the bytes object; and DuckDB's row, which for tags is a map.
+_USER_BYTES: Final = 300
+_TAGSET_BYTES: Final = 400
 _EXTRA_BYTES: Final = 300
 
 _INDICES: Final = array("i", range(BLOCK_EVENTS_MAX))
+
+
+class Halves(NamedTuple):
+    """
+    The series of a block, each cut in two, in the block's order.
+
+    Attributes:
+        users: The bytes of dimension and tenant.
+        tagsets: The bytes of the tags.
+
+    Of a series that cannot be read, at least one half cannot be read either, or is empty.
+    """
+
+    users: list[bytes]
+    tagsets: list[bytes]
+
+
+class Known(NamedTuple):
+    """Halves that were checked already."""
+
+    users: Collection[bytes] = ()
+    tagsets: Collection[bytes] = ()
 
 
 class Stored(NamedTuple):
@@ -43,6 +74,7 @@ class Stored(NamedTuple):
     Attributes:
         position: Its entry.
         columns: Its events.
+        halves: Its series.
         times: Per event, microseconds since 1970 UTC.
         runs: Its exceptions.
         unfit: Indices of its series that are out of bounds; only rejected events have them.
@@ -50,6 +82,7 @@ class Stored(NamedTuple):
 
     position: int
     columns: Columns
+    halves: Halves
     times: array[int]
     runs: Sequence[VerdictRun]
     unfit: Collection[int] = ()
@@ -58,7 +91,8 @@ class Stored(NamedTuple):
 class Wide(NamedTuple):
     """A counted event whose mantissa is beyond 63 bits."""
 
-    series: int
+    user: int
+    tagset: int
     time: int
     scale: int
     entry: int
@@ -78,11 +112,13 @@ class Extra(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """
-    The counted events of one commit, by column, and the series that it brought.
+    The counted events of one commit, by column, and the halves of series that it brought.
 
     Attributes:
-        fresh: Series that the generation did not know before, in the order of their numbers.
-        series: Per event, its series' number.
+        fresh_users: Those that the generation did not know before, in the order of their numbers.
+        fresh_tagsets: Likewise.
+        users: Per event, its user's number.
+        tagsets: Per event, its tagset's number.
         times: Per event, microseconds since 1970 UTC, corrected where its host's clock was wrong.
         mantissas: Per event; 0 where it is wide.
         scales: Per event.
@@ -93,8 +129,10 @@ class Chunk:
         extras: The ones with a key or an id.
     """
 
-    fresh: list[bytes] = field(default_factory=list[bytes])
-    series: array[int] = field(default_factory=lambda: array("I"))
+    fresh_users: list[bytes] = field(default_factory=list[bytes])
+    fresh_tagsets: list[bytes] = field(default_factory=list[bytes])
+    users: array[int] = field(default_factory=lambda: array("I"))
+    tagsets: array[int] = field(default_factory=lambda: array("I"))
     times: array[int] = field(default_factory=lambda: array("q"))
     mantissas: array[int] = field(default_factory=lambda: array("q"))
     scales: array[int] = field(default_factory=lambda: array("b"))
@@ -103,6 +141,41 @@ class Chunk:
     indices: array[int] = field(default_factory=lambda: array("i"))
     wides: list[Wide] = field(default_factory=list[Wide])
     extras: list[Extra] = field(default_factory=list[Extra])
+
+
+class Numbers(dict[bytes, int]):
+    """
+    Halves, numbered in the order of their coming.
+
+    One thread lets it grow, by `intern`; any number of threads ask whether a half is in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fresh: list[bytes] = []
+
+    def __missing__(self, half: bytes) -> int:
+        # So that a block of known halves is numbered in one loop that is not Python's.
+        number = self[half] = len(self)
+        self._fresh.append(half)
+        return number
+
+    def intern(self, halves: Sequence[bytes], unfit: Collection[int]) -> list[int]:
+        """
+        The number of each half; those that are new get one.
+
+        Args:
+            halves: Of a block.
+            unfit: Which of them only rejected events have; these get 0 and are not kept.
+        """
+        if not unfit:
+            return list(map(self.__getitem__, halves))
+        return [0 if at in unfit else self[half] for at, half in enumerate(halves)]
+
+    def take_fresh(self) -> list[bytes]:
+        """What is new since the last call, in the order of their numbers."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
 
 class Generation:
@@ -116,7 +189,8 @@ class Generation:
         bytes: What it takes in memory, by estimate.
         blocks: Blocks in it, counted or not.
         begun_at: When its first block was recorded, or None.
-        series: The number of each known series; to be a key here is to have been checked.
+        users: The number of each known user; to be a key here is to have been checked.
+        tagsets: The number of each known tagset; likewise.
         chunks: One per commit; None once DuckDB has it.
     """
 
@@ -127,7 +201,8 @@ class Generation:
         self.bytes = 0
         self.blocks = 0
         self.begun_at: int | None = None
-        self.series: dict[bytes, int] = {}
+        self.users = Numbers()
+        self.tagsets = Numbers()
         self.chunks: list[Chunk | None] = []
 
     def fill(self, blocks: Iterable[Stored], recorded_at: int) -> None:
@@ -138,17 +213,23 @@ class Generation:
             self.blocks += 1
             if self.begun_at is None:
                 self.begun_at = recorded_at
+        chunk.fresh_users.extend(self.users.take_fresh())
+        chunk.fresh_tagsets.extend(self.tagsets.take_fresh())
         if not chunk.times:
-            # No row, no chunk. So the series that only uncounted events brought are not
+            # No row, no chunk. So the halves that only uncounted events brought are not
             # known either: who brings them next has to introduce them.
-            for series in chunk.fresh:
-                del self.series[series]
+            for user in chunk.fresh_users:
+                del self.users[user]
+            for tagset in chunk.fresh_tagsets:
+                del self.tagsets[tagset]
             return
         self.events += len(chunk.times)
         self.bytes += (
             _ROW_BYTES * len(chunk.times)
-            + sum(map(len, chunk.fresh)) * 2
-            + _SERIES_BYTES * len(chunk.fresh)
+            + sum(map(len, chunk.fresh_users)) * 2
+            + _USER_BYTES * len(chunk.fresh_users)
+            + sum(map(len, chunk.fresh_tagsets)) * 2
+            + _TAGSET_BYTES * len(chunk.fresh_tagsets)
             + _EXTRA_BYTES * (len(chunk.extras) + len(chunk.wides))
         )
         self.chunks.append(chunk)
@@ -156,8 +237,7 @@ class Generation:
     def _add(self, chunk: Chunk, block: Stored) -> None:
         columns = block.columns
         size = len(columns.of)
-        numbers = self._numbers(chunk, block)
-        series = array("I", [*map(numbers.__getitem__, columns.of)])
+        users, tagsets = self._numbers(block)
         times = block.times
         mantissas = array("q", columns.mantissas)
         scales = array("b", columns.scales) if columns.scales else array("b", bytes(size))
@@ -168,16 +248,17 @@ class Generation:
         if block.runs:
             times, counted = _apply(block.runs, times)
         if columns.wides:
-            _add_wides(chunk, block, series, times, mantissas, scales, counted)
+            _add_wides(chunk, block, (users, tagsets), times, mantissas, scales, counted)
         if columns.keys or columns.ids:
             _add_extras(chunk, block, counted)
         indices = _INDICES[:size]
         if counted is not None:
-            series, times, mantissas, scales, given, indices = (
+            users, tagsets, times, mantissas, scales, given, indices = (
                 array(column.typecode, compress(column, counted))
-                for column in (series, times, mantissas, scales, given, indices)
+                for column in (users, tagsets, times, mantissas, scales, given, indices)
             )
-        chunk.series.extend(series)
+        chunk.users.extend(users)
+        chunk.tagsets.extend(tagsets)
         chunk.times.extend(times)
         chunk.mantissas.extend(mantissas)
         chunk.scales.extend(scales)
@@ -185,18 +266,65 @@ class Generation:
         chunk.indices.extend(indices)
         chunk.entries.extend(array("q", (block.position,)) * len(times))
 
-    def _numbers(self, chunk: Chunk, block: Stored) -> list[int]:
-        known = self.series
-        try:
-            return list(map(known.__getitem__, block.columns.series))
-        except KeyError:
-            pass
-        series = block.columns.series
-        unfit = {series[at] for at in block.unfit}  # Of rejected events only: never interned.
-        fresh = [one for one in dict.fromkeys(series) if one not in known and one not in unfit]
-        known.update(zip(fresh, count(len(known)), strict=False))
-        chunk.fresh.extend(fresh)
-        return [known.get(one, 0) for one in series]
+    def _numbers(self, block: Stored) -> tuple[array[int], array[int]]:
+        """Per event, its user's and its tagset's number."""
+        halves, of, unfit = block.halves, block.columns.of, block.unfit
+        users = self.users.intern(halves.users, unfit)
+        tagsets = self.tagsets.intern(halves.tagsets, unfit)
+        if len(of) == 1:  # Of one index, itemgetter makes no tuple.
+            return array("I", [users[of[0]]]), array("I", [tagsets[of[0]]])
+        # Measured: 19 ns an event; a map over the list's getter takes 55.
+        pick = itemgetter(*of)
+        return array("I", pick(users)), array("I", pick(tagsets))
+
+
+# -- halves --------------------------------------------------------------------------------
+
+# By a msgpack value's first byte, how long the value is: a short text and nil. A text with
+# one byte of length has 0 here, and anything else ends beyond every series.
+_BEYOND: Final = 1 << 30
+_LENGTHS: Final = (
+    *repeat(_BEYOND, 0xA0),
+    *range(1, 33),  # 0xa0 to 0xbf: fixstr.
+    1,  # 0xc0: nil.
+    *repeat(_BEYOND, 0xD9 - 0xC1),
+    0,  # 0xd9: str 8.
+    *repeat(_BEYOND, 0xFF - 0xD9),
+)
+
+
+def halve(series: Sequence[bytes]) -> Halves:
+    """
+    Each series cut in two behind its tenant.
+
+    The cut comes from the headers of dimension and tenant; nothing is decoded, and nothing
+    is checked. Where the one half is two msgpack values and the other one is one, the cut
+    is right, because a msgpack value says where it ends. Measured: 0.3 us a series.
+    """
+    lengths = _LENGTHS
+    try:
+        users = [
+            one[: (at := lengths[one[0]] or one[1] + 2) + (lengths[one[at]] or one[at + 1] + 2)]
+            for one in series
+        ]
+    except IndexError:
+        users = []
+    if users:
+        tagsets = list(map(bytes.removeprefix, series, users))
+        if b"" not in tagsets:
+            return Halves(users, tagsets)
+    pairs = [_halve_slowly(one) for one in series]
+    return Halves([user for user, _ in pairs], [tagset for _, tagset in pairs])
+
+
+def _halve_slowly(series: bytes) -> tuple[bytes, bytes]:
+    """The halves of a series with unusual headers, as the SDK would have written them."""
+    try:
+        dimension, tenant, tags = read_series(series)
+    except FrameDamaged:
+        return b"", b""
+    user = encode_series(dimension, tenant, {})[:-1]  # But for the nil of the tags.
+    return user, encode_series(dimension, tenant, tags).removeprefix(user)
 
 
 def _apply(runs: Sequence[VerdictRun], times: array[int]) -> tuple[array[int], bytearray | None]:
@@ -217,12 +345,13 @@ def _apply(runs: Sequence[VerdictRun], times: array[int]) -> tuple[array[int], b
 def _add_wides(
     chunk: Chunk,
     block: Stored,
-    series: array[int],
+    numbers: tuple[array[int], array[int]],
     times: array[int],
     mantissas: array[int],
     scales: array[int],
     counted: bytearray | None,
 ) -> None:
+    users, tagsets = numbers
     for index, text in block.columns.wides:
         mantissa = int(text)
         if mantissa <= INT64_MAX:
@@ -232,7 +361,13 @@ def _add_wides(
         if counted is None or counted[index]:
             chunk.wides.append(
                 Wide(
-                    series[index], times[index], scales[index], block.position, index, str(mantissa)
+                    users[index],
+                    tagsets[index],
+                    times[index],
+                    scales[index],
+                    block.position,
+                    index,
+                    str(mantissa),
                 )
             )
 

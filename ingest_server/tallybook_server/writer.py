@@ -42,7 +42,7 @@ from tallybook_server.limits import BLOCKS_PER_COMMIT_MAX, BYTES_PER_COMMIT_MAX
 from tallybook_server.producers import APPLICATION, DERIVED, DOOR, Receivings
 from tallybook_server.segment import Segment
 from tallybook_server.snapshot import Part, Snapshot, Snapshots
-from tallybook_server.tail import UNCOUNTED, Generation, Stored
+from tallybook_server.tail import UNCOUNTED, Generation, Known, Stored, halve
 
 __all__ = ["Writer", "read_snapshot"]
 
@@ -144,9 +144,10 @@ class Writer:
         return self._waiting_events, self._waiting_bytes
 
     @property
-    def known_series(self) -> dict[bytes, int]:
-        """The series that were checked already."""
-        return self.snapshots.current.growing.series
+    def known_series(self) -> Known:
+        """The halves of series that were checked already."""
+        growing = self.snapshots.current.growing
+        return Known(growing.users, growing.tagsets)
 
     def append(self, intake: Intake) -> Future[Acknowledgement]:
         """Store a delivery with the next group."""
@@ -436,7 +437,7 @@ def _restored(position: int, data: bytes, runs: Sequence[VerdictRun]) -> Stored:
             counted[run.first : run.last + 1] = bytes(run.last + 1 - run.first)
     used = {of for of, counts in zip(columns.of, counted, strict=True) if counts}
     unfit = frozenset(range(len(columns.series))) - used
-    return Stored(position, columns, times, runs, unfit)
+    return Stored(position, columns, halve(columns.series), times, runs, unfit)
 
 
 # -- one delivery --------------------------------------------------------------------------

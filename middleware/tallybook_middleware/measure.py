@@ -34,7 +34,9 @@ class Usage:
 
     Attributes:
         method: As the client sent it.
+        dimension: ``http.requests``, or what it became.
         status: What the application decided; None before that.
+        code: What a websocket was closed with.
         route: The template of the route: ``"/items/{id}"``; None when it is not known.
         request_bytes: Of the body, as far as the application has read it.
         response_bytes: Of the body, as far as it was handed on.
@@ -45,6 +47,8 @@ class Usage:
     __slots__ = (
         "aborted",
         "began",
+        "code",
+        "dimension",
         "method",
         "request_bytes",
         "response_bytes",
@@ -55,29 +59,33 @@ class Usage:
     def __init__(self, method: str, began: float) -> None:
         self.method = method
         self.began = began
+        self.dimension = "http.requests"
         self.status: int | None = None
+        self.code: int | None = None
         self.route: str | None = None
         self.request_bytes = 0
         self.response_bytes = 0
         self.aborted = False
 
     def tags(self) -> dict[str, str]:
-        """Method, status, route and outcome, each as far as it is known."""
-        tags = {"method": _METHODS.get(self.method, "OTHER")}
+        """Method and status, or a closed connection's code; route; outcome: what is known."""
+        tags: dict[str, str] = {}
+        if self.dimension == "http.requests":
+            tags["method"] = _METHODS.get(self.method, "OTHER")
         status = self.status
         if status is not None:
             tags["status"] = _STATUSES.get(status) or str(int(status))
+        if self.code is not None:
+            tags["code"] = str(int(self.code))
         if self.route is not None:
             tags["route"] = self.route
         if self.aborted:
             tags["outcome"] = "aborted"
         return tags
 
-    def bytes_sent(self) -> int:
-        """Bytes of the response's body; none where the protocol has no body."""
-        if self.method == "HEAD" or self.status in _WITHOUT_CONTENT:
-            return 0
-        return self.response_bytes
+    def without_content(self) -> bool:
+        """Whether the protocol gives this response no body, whatever the application sends."""
+        return self.method == "HEAD" or self.status in _WITHOUT_CONTENT
 
     def values(self, measures: Iterable[str], now: float) -> list[tuple[str, int | Decimal]]:
         """Each dimension that was asked for beside ``http.requests``, with its value."""
@@ -86,7 +94,9 @@ class Usage:
             if measure == "request_bytes":
                 values.append(("http.request.bytes", self.request_bytes))
             elif measure == "response_bytes":
-                values.append(("http.response.bytes", self.bytes_sent()))
+                values.append(
+                    ("http.response.bytes", 0 if self.without_content() else self.response_bytes)
+                )
             else:
                 values.append(("http.duration", seconds(now - self.began)))
         return values

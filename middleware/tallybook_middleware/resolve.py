@@ -71,10 +71,12 @@ class path_param:
         self._name = name
 
     def __call__(self, source: Mapping[str, Any]) -> str | None:
-        params = source.get("path_params") or source.get("tallybook.path_params")
+        params: Mapping[str, Any] | None = source.get("path_params")
+        if params is None:
+            params = source.get("tallybook.path_params")
         if params is None:
             params = source.get("wsgiorg.routing_args", ((), {}))[1]
-        value = params.get(self._name)
+        value = params.get(self._name) if params else None
         return None if value is None or value == "" else str(value)
 
 
@@ -95,6 +97,7 @@ class state:
         self._name = name
 
     def __call__(self, source: Mapping[str, Any]) -> str | None:
-        holder = source if "wsgi.version" in source else source.get("state") or {}
-        value = holder.get(self._name)
+        wsgi = "wsgi.version" in source
+        values: Mapping[str, Any] = source if wsgi else source.get("state") or {}
+        value = values.get(self._name)
         return None if value is None or value == "" else str(value)

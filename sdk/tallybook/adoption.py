@@ -25,6 +25,7 @@ from tallybook.directory import (
     queue_path,
     spool_paths,
     sweep_kept,
+    write_status,
 )
 from tallybook.errors import FrameDamaged
 from tallybook.flusher import Flusher
@@ -112,6 +113,24 @@ class Orphan:
                     Path(f"{path}{suffix}").unlink()
             log.warning("%s; packed anew from its spools, kept as %s", error, damaged.name)
             self.queue = self._take_over(path, identity, spools)
+        with suppress(Exception):
+            self._publish()
+
+    def _publish(self) -> None:
+        """Say beside the queue what is in it: who looks opens neither it nor the spools."""
+        packed, counts = self.queue.packed(), self.queue.counts()
+        status = {
+            "producer": self._name,
+            "source": self.queue.note("source"),
+            "endpoint": self.queue.note("endpoint"),
+            "recorded": packed.sequence - 1,
+            "pending": counts.pending_events,
+            "aside": counts.aside_events,
+            "dropped": packed.dropped,
+            "torn": packed.torn,
+            "oldest": counts.oldest,
+        }
+        write_status(self._directory, self._name, status)
 
     def _check_meant(self, meant: str | None) -> None:
         if meant != self._endpoint and not (meant is None and self._unaddressed):
@@ -130,6 +149,8 @@ class Orphan:
             # A queue that named no endpoint goes on naming none until somebody has answered:
             # then its ledger binds it, and a mistyped endpoint has bound it to nothing.
             queue.remember(endpoint=meant, source=source)
+            if spools and spools[0][0] == 0:
+                queue.check()  # Before the spools go, from which it could be made anew.
             self._pack(queue, spools, source)
         except BaseException:
             queue.close()
@@ -177,6 +198,9 @@ class Orphan:
         if finished:
             with suppress(Exception):  # What the server has is not worth an error.
                 keep_blocks(self._directory, self._name, self.queue.acknowledged())
+        else:
+            with suppress(Exception):
+                self._publish()
         self.queue.close()
         if finished:
             remove_files(self._directory, self._name)

@@ -95,8 +95,8 @@ class Buffer:
         """Forget what waits, since there is no room for it; how many events."""
         with self._draining:
             bodies, stored = self._batch
-            stored.extend(repeat(0, len(bodies) - len(stored)))
-            count = 0
+            count = len(bodies) - len(stored)
+            stored.extend(repeat(0, count))
             while self.waiting:
                 self.waiting.popleft()
                 count += 1

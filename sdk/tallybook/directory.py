@@ -9,9 +9,10 @@ lock are leftovers of nobody; identities are random, so no pid is ever asked.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final
@@ -30,6 +31,7 @@ __all__ = [
     "spool_paths",
     "status_path",
     "sweep_kept",
+    "write_status",
 ]
 
 _BALLAST: Final = "ballast"
@@ -183,6 +185,18 @@ def queue_path(directory: Path, producer: str) -> Path:
 def status_path(directory: Path, producer: str) -> Path:
     """The producer's published counts."""
     return directory / f"{producer}.status"
+
+
+def write_status(directory: Path, producer: str, status: Mapping[str, object]) -> bool:
+    """Publish a producer's counts beside its queue; whether the disk took them."""
+    path = status_path(directory, producer)
+    unfinished = path.with_suffix(".status-new")
+    try:
+        unfinished.write_text(json.dumps(status))
+        unfinished.replace(path)
+    except OSError:
+        return False
+    return True
 
 
 def spool_paths(directory: Path, producer: str) -> list[tuple[int, Path]]:

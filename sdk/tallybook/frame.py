@@ -75,6 +75,7 @@ _HEADER_MAGIC: Final = b"TBSPOOL1"
 _HEADER: Final = struct.Struct("<8sII")
 DROPPED_OFFSET: Final = 3072
 DROPPED: Final = struct.Struct("<Q")
+_DROPPED_MAX: Final = 1 << 48
 
 
 # -- the header page ---------------------------------------------------------------------
@@ -129,9 +130,14 @@ def read_header(page: bytes) -> SpoolIdentity:
 
 
 def dropped_at(page: bytes | mmap) -> int:
-    """The drop counter in a header page."""
+    """
+    The drop counter in a header page; 0 where it holds more than anybody could have dropped.
+
+    It has no checksum, since it is counted in place. A damaged one must not keep the events
+    behind it from being sent, as a number beyond SQLite's would.
+    """
     count: int = DROPPED.unpack_from(page, DROPPED_OFFSET)[0]
-    return count
+    return count if count < _DROPPED_MAX else 0
 
 
 # -- one frame -----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ import msgspec
 from tallybook.adoption import Adopter
 from tallybook.buffer import Buffer
 from tallybook.clock import Clock, Ids, SystemClock, SystemIds
-from tallybook.directory import forget_locks, status_path
+from tallybook.directory import forget_locks
 from tallybook.errors import DurabilityUnknown, InvalidEvent, QueueFull
 from tallybook.event import (
     INT64_MAX,
@@ -590,8 +590,7 @@ class Meter:
             flusher = Flusher(transport, self._clock, self._ids)
             adopter = Adopter(settings.directory, settings.endpoint, flusher, self._clock)
         hooks = Hooks(self._drain, self._buffer.__len__, self._status, self._go_on_elsewhere)
-        path = status_path(settings.directory, producer.id.hex())
-        worker = Worker(producer, flusher, adopter, self._clock, hooks, path)
+        worker = Worker(producer, flusher, adopter, self._clock, hooks, settings.directory)
         dropped = self._drops_in_memory()
         if dropped:
             producer.count_drop(dropped)

@@ -388,6 +388,13 @@ class Queue:
         """Fold the write-ahead log into the file and cut it: room on a full disk."""
         self._rows("pragma wal_checkpoint(truncate)")
 
+    def check(self) -> None:
+        """Read everything once; QueueDamaged if a part of it does not hold."""
+        self.counts()
+        ((finding,),) = self._rows("pragma quick_check(1)")
+        if finding != "ok":
+            raise QueueDamaged(f"{self.path.name} does not hold: {finding}")
+
     def close(self) -> None:
         """Close the file. Idempotent."""
         with self._lock:

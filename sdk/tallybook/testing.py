@@ -12,9 +12,11 @@ server in memory that can fail.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 
@@ -26,7 +28,7 @@ from tallybook.limits import VALUE_DECIMALS_MAX
 from tallybook.meter import FlushResult, Meter, Tags
 from tallybook.tenant import current_tenant
 from tallybook.transport import Response
-from tallybook.wire import Announcement, Answer, Receipt, encode_answer, read_request
+from tallybook.wire import Announcement, Answer, Exceptions, Receipt, encode_answer, read_request
 
 __all__ = ["FakeClock", "FakeIds", "MemoryMeter", "MemoryServer"]
 
@@ -79,11 +81,14 @@ class MemoryServer:
     """
     A transport and the server behind it: counts each event once, in memory.
 
-    It keeps the rules of the real one for producers and sequences, and none for keys.
+    It keeps the rules of the real one for producers and sequences: an event that is held
+    already is a duplicate, another one under the same sequence a conflict. It knows none for
+    keys. Any number of Meters may share it, from any thread.
 
     Attributes:
         events: What is held, by (producer, sequence).
         announcements: The last announcement of each producer.
+        conflicts: Events that met another one under their sequence; kept, and not counted.
         requests: How many requests arrived.
         faults: What happens to the next requests, first come first: ``"refuse"``: the
             connection fails and nothing is stored; ``"lose"``: everything is stored and the
@@ -94,12 +99,18 @@ class MemoryServer:
         self.ledger = ledger
         self.events: dict[tuple[bytes, int], Event] = {}
         self.announcements: dict[bytes, Announcement] = {}
+        self.conflicts: list[Event] = []
         self.requests = 0
+        self._lock = threading.Lock()
         self.faults: list[str | int] = []
 
     def send(
         self, body: bytes, content_type: str, timeout_seconds: float | None = None
     ) -> Response:
+        with self._lock:
+            return self._answer(body)
+
+    def _answer(self, body: bytes) -> Response:
         self.requests += 1
         fault = self.faults.pop(0) if self.faults else None
         if fault == "refuse":
@@ -142,13 +153,18 @@ class MemoryServer:
             return msgspec.structs.replace(
                 receipt, status="damaged", position=None, reason=str(error)
             )
-        known = 0
+        exceptions: list[Exceptions] = []
         for sequence, event in enumerate(events, header.first):
-            known += (header.producer, sequence) in self.events
-            self.events.setdefault((header.producer, sequence), event)
-        if known == header.count:
+            held = self.events.setdefault((header.producer, sequence), event)
+            if held is event:
+                continue
+            if held != event:
+                self.conflicts.append(event)
+            verdict: Literal["duplicate", "conflict"] = "duplicate" if held == event else "conflict"
+            exceptions.append(Exceptions(sequence, sequence, verdict, "sequence", 0))
+        if sum(run.verdict == "duplicate" for run in exceptions) == header.count:
             return msgspec.structs.replace(receipt, status="duplicate")
-        return receipt
+        return msgspec.structs.replace(receipt, exceptions=exceptions)
 
     def total(self, dimension: str, *, tenant: str | None = None) -> Decimal:
         """The sum of a dimension, of one tenant or of all."""
@@ -169,7 +185,10 @@ class MemoryMeter(Meter):
     """
 
     def __init__(self, source: str | None = "test", *, clock: FakeClock | None = None) -> None:
-        super().__init__(source, directory="unused", clock=clock)
+        # Whatever the environment says: nothing is opened, so nothing can be full or synced.
+        super().__init__(
+            source, directory="unused", durability="process", on_full="drop", clock=clock
+        )
         self.events: list[Event] = []
 
     def record(

@@ -15,9 +15,7 @@ exit. Whichever thread comes last lets go of the files.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import sqlite3
 import threading
 from collections import deque
@@ -30,6 +28,7 @@ from typing import Final, NamedTuple
 
 from tallybook.adoption import Adopter
 from tallybook.clock import Clock
+from tallybook.directory import write_status
 from tallybook.flusher import Flusher
 from tallybook.limits import (
     ADOPTION_SECONDS,
@@ -148,7 +147,7 @@ class Worker:
         adopter: Adopter | None,
         clock: Clock,
         hooks: Hooks,
-        status_path: Path,
+        directory: Path,
     ) -> None:
         self.producer = producer
         self.flusher = flusher
@@ -160,7 +159,7 @@ class Worker:
         self._sending = Bell()
         self._clock = clock
         self._hooks = hooks
-        self._status_path = status_path
+        self._directory = directory
         self._status_at = clock.monotonic() - STATUS_DELAY_SECONDS
         self._status_written: dict[str, object] = {}
         self._announced_at = clock.monotonic()
@@ -320,17 +319,14 @@ class Worker:
             self._publishing.release()
         self._start_missing()
         if not self._retired and not self.producer.in_place():
-            self._lose(f"{self._status_path.parent} was removed, or its files were")
+            self._lose(f"{self._directory} was removed, or its files were")
 
     def write_status(self) -> None:
         """Write the counts now, if they have changed."""
         status = self._hooks.status(self)
         if status == self._status_written:
             return
-        temporary = self._status_path.with_suffix(".status-new")
-        with suppress(OSError):
-            temporary.write_text(json.dumps(status))
-            os.replace(temporary, self._status_path)
+        if write_status(self._directory, self.producer.id.hex(), status):
             self._status_written = status
 
     # -- sending -----------------------------------------------------------------------------
@@ -350,8 +346,10 @@ class Worker:
         if self.flusher is None:
             return ADOPTION_SECONDS
         announce_in = self._announced_at + ANNOUNCE_SECONDS - self._clock.monotonic()
-        # While a retry is due later, neither blocks nor announcements make it due earlier.
-        return max(self.flusher.wait_seconds(), min(ADOPTION_SECONDS, announce_in), 0.0)
+        # A retry is due when its wait is over: neither blocks nor announcements make it due
+        # earlier, and the search for dead producers, every few seconds, not later.
+        wait = self.flusher.wait_seconds()
+        return wait if wait > 0 else max(min(ADOPTION_SECONDS, announce_in), 0.0)
 
     def flush_step(self) -> bool:
         """Send one request, if one is due; whether there is more to send now."""

@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import Final, Protocol
 
 # This folder is on the path, since it is run by its name; its modules are `tests.bench.*`.
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import flat_out, ingest, latency, middleware, pipeline, record
+from tests.bench.flat_out import run as run_queue
+from tests.bench.ingest import run as run_ingest
+from tests.bench.latency import run as run_latency
+from tests.bench.middleware import run as run_middleware
+from tests.bench.pipeline import run as run_pipeline
+from tests.bench.record import run as run_record
+from tests.bench.stages import run_stages
 from tests.bench.table import Table
 
 
@@ -31,13 +38,13 @@ class _Benchmark(Protocol):
 
 
 _BENCHMARKS: Final[dict[str, _Benchmark]] = {
-    "record": record.run,
-    "latency": latency.run,
-    "queue": flat_out.run,
-    "middleware": middleware.run,
-    "ingest": ingest.run,
-    "stages": ingest.run_stages,
-    "pipeline": pipeline.run,
+    "record": run_record,
+    "latency": run_latency,
+    "queue": run_queue,
+    "middleware": run_middleware,
+    "ingest": run_ingest,
+    "stages": run_stages,
+    "pipeline": run_pipeline,
 }
 
 

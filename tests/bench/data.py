@@ -27,7 +27,6 @@ __all__ = [
     "block_of",
     "draw_facts",
     "draw_tags",
-    "values_total",
 ]
 
 Tags = Literal["drawn", "distinct"]
@@ -96,11 +95,6 @@ def _draw_value(chance: random.Random) -> tuple[int, int]:
     return (mantissa, 3) if mantissa % 10 else (mantissa * 10 + 1, 3)
 
 
-def values_total(facts: list[Fact]) -> Decimal:
-    """What the values come to."""
-    return sum((fact.value for fact in facts), Decimal(0))
-
-
 def block_of(facts: list[Fact]) -> bytes:
     """A block of *facts*, of nobody yet: `Producer` puts its name on it."""
     bodies = [
@@ -154,4 +148,3 @@ class Producer:
             ),
             stamped,
         )
-

@@ -2,7 +2,8 @@
 record: the cost of one call, against what applications call today.
 
 Two costs are shown, because they differ. *The call* is the processor time of the thread that
-records. *Flat out* is wall time of 100,000 calls without a pause, the committer's thread
+records, by slices of 200 calls, of which the lower quartile counts: a slice is short enough to
+fall between two turns of other threads and processes. *Flat out* is wall time of 100,000 calls without a pause, the committer's thread
 beside it in the same interpreter: what it packs is on the application's time as well.
 """
 
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Literal, NamedTuple
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -34,12 +36,21 @@ __all__ = ["kept_events", "run", "scratch"]
 
 Level = Literal["process", "buffered", "power"]
 _PROMETHEUS = "prometheus labels(4).inc()"
+_SLICE = 200
+_Draw = tuple[str, str]
+_Turns = tuple[Callable[[list[_Draw]], None], list[_Draw]]
 _OTEL = "OpenTelemetry counter.add(4 attributes)"
 _TENANTS = ("acme", "globex", "initech", "umbrella", "hooli")
 
 
 class Spent(NamedTuple):
-    """Per call, in nanoseconds: wall time, and processor time of the calling thread."""
+    """
+    Per call, in nanoseconds.
+
+    Attributes:
+        wall: Wall time of all calls.
+        call: Processor time of the calling thread, the lower quartile of its slices.
+    """
 
     wall: float
     call: float
@@ -81,12 +92,15 @@ def kept_events(directory: Path) -> int:
     return kept
 
 
-def _spent(loop: Callable[[], None], calls: int) -> Spent:
-    wall, call = time.perf_counter_ns(), time.thread_time_ns()
-    loop()
-    return Spent(
-        (time.perf_counter_ns() - wall) / calls, (time.thread_time_ns() - call) / calls
-    )
+def _spent(loop: Callable[[list[_Draw]], None], draws: list[_Draw]) -> Spent:
+    calls: list[float] = []
+    wall = time.perf_counter_ns()
+    for at in range(0, len(draws), _SLICE):
+        part = draws[at : at + _SLICE]
+        begun = time.thread_time_ns()
+        loop(part)
+        calls.append((time.thread_time_ns() - begun) / len(part))
+    return Spent((time.perf_counter_ns() - wall) / len(draws), sorted(calls)[len(calls) // 4])
 
 
 # -- tallybook -----------------------------------------------------------------------------
@@ -110,58 +124,54 @@ class Recorder:
                     meter.record("http.requests", tenant=tenant, tags=tags)
                     self.counts.recorded += 1
             time.sleep(0.3)  # The committer has packed them, and sleeps or ticks.
-            spent = _spent(getattr(self, f"_{self._way}")(meter), self._calls)
+            loop, draws = getattr(self, f"_{self._way}")(meter, draw_tags(self._calls))
+            spent = _spent(loop, draws)
             self.counts.recorded += self._calls
             meter.close(timeout=60)
             self.counts.kept += kept_events(directory)
         return spent
 
-    def _one_tenant(self, meter: Meter) -> Callable[[], None]:
-        draws = draw_tags(self._calls)
-
-        def loop() -> None:
+    def _one_tenant(self, meter: Meter, draws: list[_Draw]) -> _Turns:
+        def loop(part: list[_Draw]) -> None:
             record = meter.record
-            for route, status in draws:
+            for route, status in part:
                 record("http.requests", tenant="acme", tags={"route": route, "status": status})
 
-        return loop
+        return loop, draws
 
-    def _five_tenants(self, meter: Meter) -> Callable[[], None]:
-        draws = list(zip(itertools.cycle(_TENANTS), draw_tags(self._calls), strict=False))
+    def _five_tenants(self, meter: Meter, draws: list[_Draw]) -> _Turns:
+        tenants = itertools.cycle(_TENANTS)
 
-        def loop() -> None:
+        def loop(part: list[_Draw]) -> None:
             record = meter.record
-            for tenant, (route, status) in draws:
-                record("http.requests", tenant=tenant, tags={"route": route, "status": status})
+            for route, status in part:
+                tags = {"route": route, "status": status}
+                record("http.requests", tenant=next(tenants), tags=tags)
 
-        return loop
+        return loop, draws
 
-    def _never_seen(self, meter: Meter) -> Callable[[], None]:
-        draws = [(route, f"{n:08x}") for n, (route, _) in enumerate(draw_tags(self._calls))]
-
-        def loop() -> None:
+    def _never_seen(self, meter: Meter, draws: list[_Draw]) -> _Turns:
+        def loop(part: list[_Draw]) -> None:
             record = meter.record
-            for route, request in draws:
+            for route, request in part:
                 record("http.requests", tenant="acme", tags={"route": route, "request": request})
 
-        return loop
+        return loop, [(route, f"{n:08x}") for n, (route, _) in enumerate(draws)]
 
-    def _handle(self, meter: Meter) -> Callable[[], None]:
-        handle = meter.bind(
-            "http.requests", tenant="acme", tags={"route": ROUTES[0], "status": "200"}
-        )
+    def _handle(self, meter: Meter, draws: list[_Draw]) -> _Turns:
+        handle = meter.bind("http.requests", tenant="acme", tags=dict([draws[0]]))
 
-        def loop() -> None:
+        def loop(part: list[_Draw]) -> None:
             add = handle.add
-            for _ in range(self._calls):
+            for _ in part:
                 add()
 
-        return loop
+        return loop, draws
 
-    def _tasks(self, meter: Meter) -> Callable[[], None]:
-        draws = draw_tags(self._calls)
+    def _tasks(self, meter: Meter, draws: list[_Draw]) -> _Turns:
+        """All of them in one slice: 256 tasks on one loop."""
 
-        async def task(part: list[tuple[str, str]]) -> None:
+        async def task(part: list[_Draw]) -> None:
             for route, status in part:
                 tags = {"route": route, "status": status}
                 await meter.arecord("http.requests", tenant="acme", tags=tags)
@@ -169,7 +179,11 @@ class Recorder:
         async def all_tasks() -> None:
             await asyncio.gather(*(task(draws[at::256]) for at in range(256)))
 
-        return lambda: asyncio.run(all_tasks())
+        def loop(part: list[_Draw]) -> None:
+            if part[0] is draws[0]:  # The other slices are done with the first.
+                asyncio.run(all_tasks())
+
+        return loop, draws
 
 
 # -- the others ----------------------------------------------------------------------------
@@ -178,18 +192,20 @@ class Recorder:
 def prometheus(calls: int) -> Spent:
     """``labels(4).inc()``, the labels drawn as the tags are."""
     counter = Counter(
-        "http_requests", "-", ["dimension", "tenant", "route", "status"], registry=CollectorRegistry()
+        "http_requests",
+        "-",
+        ["dimension", "tenant", "route", "status"],
+        registry=CollectorRegistry(),
     )
-    draws = draw_tags(calls)
 
-    def loop() -> None:
+    def loop(part: list[_Draw]) -> None:
         labels = counter.labels
-        for route, status in draws:
+        for route, status in part:
             labels("http.requests", "acme", route, status).inc()
 
     for route, status in itertools.product(ROUTES, STATUSES):
         counter.labels("http.requests", "acme", route, status).inc()
-    return _spent(loop, calls)
+    return _spent(loop, draw_tags(calls))
 
 
 def prometheus_child(calls: int) -> Spent:
@@ -197,23 +213,22 @@ def prometheus_child(calls: int) -> Spent:
     counter = Counter("http_requests", "-", ["tenant"], registry=CollectorRegistry())
     child = counter.labels("acme")
 
-    def loop() -> None:
+    def loop(part: list[_Draw]) -> None:
         inc = child.inc
-        for _ in range(calls):
+        for _ in part:
             inc()
 
-    return _spent(loop, calls)
+    return _spent(loop, draw_tags(calls))
 
 
 def opentelemetry(calls: int) -> Spent:
     """``counter.add(1, 4 attributes)``, a real provider, aggregated in memory."""
     provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     counter = provider.get_meter("bench").create_counter("http_requests")
-    draws = draw_tags(calls)
 
-    def loop() -> None:
+    def loop(part: list[_Draw]) -> None:
         add = counter.add
-        for route, status in draws:
+        for route, status in part:
             add(
                 1,
                 {
@@ -224,7 +239,7 @@ def opentelemetry(calls: int) -> Spent:
                 },
             )
 
-    spent = _spent(loop, calls)
+    spent = _spent(loop, draw_tags(calls))
     provider.shutdown()
     return spent
 
@@ -241,34 +256,34 @@ def posthog(calls: int) -> Spent:
         max_retries=0,
         timeout=1,
     )
-    draws = draw_tags(calls)
 
-    def loop() -> None:
+    def loop(part: list[_Draw]) -> None:
         capture = client.capture
-        for route, status in draws:
-            capture("http.requests", distinct_id="acme", properties={"route": route, "status": status})
+        for route, status in part:
+            capture(
+                "http.requests", distinct_id="acme", properties={"route": route, "status": status}
+            )
 
-    spent = _spent(loop, calls)
+    spent = _spent(loop, draw_tags(calls))
     for consumer in client.consumers or ():
-        consumer.pause()
+        consumer.running = False
     client.queue.queue.clear()
     return spent
 
 
 def file_log(calls: int) -> Spent:
     """A logging call, to a FileHandler."""
-    draws = draw_tags(calls)
     with scratch() as directory:
         handler = logging.FileHandler(directory / "usage.log")
         logger = logging.Logger("bench")
         logger.addHandler(handler)
 
-        def loop() -> None:
+        def loop(part: list[_Draw]) -> None:
             info = logger.info
-            for route, status in draws:
+            for route, status in part:
                 info("%s %s %s %s", "http.requests", "acme", route, status)
 
-        spent = _spent(loop, calls)
+        spent = _spent(loop, draw_tags(calls))
         handler.close()
     return spent
 
@@ -278,12 +293,12 @@ def fdatasyncs(calls: int) -> Spent:
     with scratch() as directory:
         fd = os.open(directory / "file", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
-        def loop() -> None:
-            for _ in range(calls):
+        def loop(part: list[_Draw]) -> None:
+            for _ in part:
                 os.write(fd, bytes(128))
                 os.fdatasync(fd)
 
-        spent = _spent(loop, calls)
+        spent = _spent(loop, draw_tags(calls))
         os.close(fd)
     return spent
 
@@ -293,7 +308,7 @@ def fdatasyncs(calls: int) -> Spent:
 
 def run(*, quick: bool) -> Table:
     """Measure; about two minutes, *quick*: some seconds."""
-    repetitions, calls = (3, 20_000) if quick else (9, 100_000)
+    repetitions, calls = (3, 50_000) if quick else (11, 100_000)
     recorders = {
         "process": Recorder("process", "one_tenant", calls),
         "process, 1 of 5 tenants": Recorder("process", "five_tenants", calls),
@@ -322,23 +337,33 @@ def run(*, quick: bool) -> Table:
 
         return turn
 
-    everybody = {**recorders, **others}
-    interleave(repetitions, {name: measured(name, one) for name, one in everybody.items()})
+    # Neighbours in time are compared: what is slow to set up has a turn of its own.
+    everybody: dict[str, Callable[[], Spent]] = {**recorders, **others}
+    slow = ("power", "posthog", "write", "logging")
+    for group in (False, True):
+        turns = {
+            name: measured(name, one)
+            for name, one in everybody.items()
+            if name.startswith(slow) is group
+        }
+        interleave(3 if group else repetitions, turns)
     wall = {name: [one.wall for one in each] for name, each in spent.items()}
     call = {name: [one.call for one in each] for name, each in spent.items()}
 
     def row(name: str, against: str, by: str, goal: Goal | None = None) -> Row:
         figures = call if by == "the call" else wall
         counts = recorders[name].counts if name in recorders else None
+        mine = figures[name]
+        its = figures[against][: len(mine)]
         return Row(
             what=f"{name}: {by}",
-            figure=ratio(figures[name], figures[against]),
-            against=f"{against} ({spread(figures[name], figures[against])})",
+            figure=ratio(mine, its),
+            against=f"{against} ({spread(mine, its)})",
             goal=goal,
-            repetitions=repetitions,
+            repetitions=len(mine),
             checked=counts.words if counts else "",
             correct=counts is None or counts.exact,
-            more={"ns": min(figures[name]), "baseline_ns": min(figures[against])},
+            more={"ns": median(mine), "baseline_ns": median(its)},
         )
 
     rows = []
@@ -364,7 +389,7 @@ def run(*, quick: bool) -> Table:
         "one call, validated, with pid check and CRC; 2 tags of 200 x 5 values",
         rows,
         [
-            "the call: processor time of the calling thread. flat out: wall time of calls without",
-            f"a pause ({calls:,}), the committer packing and syncing beside them.",
+            "the call: processor time of the calling thread, the lower quartile of slices of 200 calls;",
+            f"flat out: wall time of {calls:,} without a pause, the committer packing beside them.",
         ],
     )

@@ -19,10 +19,10 @@ _DRAIN_SECONDS = 120.0
 
 
 class HastyIds(SystemIds):
-    """The jitter of waiting, a twentieth of it: a test has no time for 30 s."""
+    """The jitter of waiting, a hundredth of it: a test has no time for 30 s."""
 
     def fraction(self) -> float:
-        return super().fraction() / 20
+        return super().fraction() / 100
 
 
 class Drainer:

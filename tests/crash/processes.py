@@ -17,7 +17,12 @@ from typing import Self
 __all__ = ["Job", "Zygote"]
 
 _ROOT = Path(__file__).parents[2]
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from tests.crash.zygote import main; main()"
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.crash.zygote import main
+main()
+"""
 
 
 class Zygote:
@@ -29,6 +34,7 @@ class Zygote:
     """
 
     def __init__(self, *modules: str) -> None:
+        self._job: Job | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(_ROOT), *modules],
             stdin=subprocess.PIPE,
@@ -46,7 +52,8 @@ class Zygote:
         kind, _, pid = self.line().partition(" ")
         if kind != "pid":
             raise RuntimeError(f"expected a pid, not {kind!r}")
-        return Job(self, int(pid))
+        self._job = Job(self, int(pid))
+        return self._job
 
     def line(self) -> str:
         """The next line that it, or a child of it, says."""
@@ -66,6 +73,8 @@ class Zygote:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._job is not None and self._job.code is None:
+            self._job.kill()  # The test has failed in its middle; nobody else would end it.
         self._process.kill()
         self._process.wait(30)
         for stream in (self._process.stdin, self._process.stdout):

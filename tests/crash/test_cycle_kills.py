@@ -45,9 +45,7 @@ class Runs:
         """Start a job on a directory."""
         if job is not one_adoption:
             arguments["report"] = self._report
-        return self._zygote.run(
-            job, directory=directory, endpoint=self._server.url, **arguments
-        )
+        return self._zygote.run(job, directory=directory, endpoint=self._server.url, **arguments)
 
     def trace(self, job: Job, point: Point | None) -> list[Point]:
         """Let a job run to its end, or be killed at *point*: without one, all that it has."""
@@ -144,9 +142,7 @@ def test_a_kill_between_any_two_lines_of_record_loses_and_doubles_nothing(
 
     def recording(stop_at: int) -> tuple[Job, int]:
         directory, first = runs.next_directory()
-        job = runs.start(
-            record_by_places, directory, first=first, stop_at=stop_at, opcodes=opcodes
-        )
+        job = runs.start(record_by_places, directory, first=first, stop_at=stop_at, opcodes=opcodes)
         places = job.hear("places")
         assert job.wait() in (0, -9)
         runs.drain(directory)

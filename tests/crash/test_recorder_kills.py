@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tallybook.limits import BUFFER_DELAY_SECONDS
-
 from tests.conftest import ServerProcess
 from tests.crash.counting import compare, finish, held_events
 from tests.crash.draining import Drainer
@@ -128,9 +127,7 @@ def test_at_level_buffered_a_kill_costs_the_last_moments_and_doubles_nothing(
     killed_at = {
         n: victims.killed_at.get(n // PROCESS_NUMBERS, moment) for n, moment in done.items()
     }
-    promised = {
-        n for n, moment in done.items() if killed_at[n] - moment > PROMISED_NS + MARGIN_NS
-    }
+    promised = {n for n, moment in done.items() if killed_at[n] - moment > PROMISED_NS + MARGIN_NS}
     outcome = compare(promised, server, kills=victims.kills, begun=done)
     missing = done.keys() - held_events(server.data)[0].keys()
     oldest = max(((killed_at[n] - done[n]) / 1e6 for n in missing), default=0.0)

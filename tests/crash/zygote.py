@@ -30,8 +30,8 @@ def main() -> None:
     """Do jobs until stdin ends."""
     # Imported before the first fork, for the time that it takes; a client imports more.
     httpx.Client().close()
-    for module in sys.argv[2:]:
-        import_module(module)
+    for name in sys.argv[2:]:
+        import_module(name)
     # A child sees the signal that starts it even if it comes before the child waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {START})
     for line in sys.stdin:

@@ -11,6 +11,7 @@ Who imports whom, from the top::
     chaos       when workers die and when the server is away
     traffic     five tenants' requests, and what each of them was told
     reading     the ledger, event by event, held against the traffic
-    children    the processes: the server, the workers
+    services    the server, and the SaaS with its workers
+    children    processes, none of which outlives the demo
     worker      what runs in a worker; it serves `saas`
 """

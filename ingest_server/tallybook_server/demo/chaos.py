@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from tallybook_server.demo.children import Saas, Server
+from tallybook_server.demo.services import Saas, Server
 from tallybook_server.demo.traffic import Traffic
 
 __all__ = ["Chaos", "Plan", "plan"]
 
 _KILL_SECONDS: Final = 1.6
 """Between two kills: a worker needs about one second to start on a busy machine."""
+
+_PATIENCE_SECONDS: Final = 1.5
+"""A kill that is due waits so long for the one before to be made good: else, where starting
+takes long, nobody would ever answer, and nothing would be tested."""
 
 _FIRST_KILL_SECONDS: Final = 0.8
 _OUTAGE_EVERY_SECONDS: Final = 30.0
@@ -56,17 +60,28 @@ class Chaos:
         self._server = server
         self._saas = saas
         self._traffic = traffic
+        self._killed_at = -_KILL_SECONDS
         self.outages = 0
 
     def step(self, now: float) -> None:
         """Do what is due at *now*."""
-        # A kill that finds no request under way waits for one: it would prove nothing.
-        due = bool(self._kills) and self._kills[0] <= now and self._traffic.in_flight > 0
-        if due and self._saas.kill_one():
+        if self._kills and self._may_kill(now) and self._saas.kill_one():
             self._kills.pop(0)
+            self._killed_at = now
         away = any(start <= now < end for start, end in self._outages)
         if away and self._server.up:
             self._server.kill()
             self.outages += 1
         elif not away and not self._server.up:
+            self._server.start()
+
+    def _may_kill(self, now: float) -> bool:
+        due_at = max(self._kills[0], self._killed_at + _KILL_SECONDS)
+        if now < due_at or not self._traffic.in_flight:
+            return False  # With no request under way it would prove nothing.
+        return self._saas.ready or now >= due_at + _PATIENCE_SECONDS
+
+    def end(self) -> None:
+        """Nothing breaks any more; a server that is away comes back."""
+        if not self._server.up:
             self._server.start()

@@ -11,22 +11,16 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tallybook.cli.output import Exit, Failure
-from tallybook.clock import Ids
-
-__all__ = ["Child", "Children", "Saas", "Server", "free_port"]
+__all__ = ["Child", "Children"]
 
 _PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
-_PORTS: Final = range(20_000, 30_000)
 _TAIL_LINES: Final = 15
 
 
@@ -152,138 +146,6 @@ class Children:
             child.end()
 
 
-class Server:
-    """
-    ``tallybook serve``, which can be killed and comes back on the same port and ledger.
-
-    Attributes:
-        url: Where it listens.
-    """
-
-    def __init__(self, children: Children, data: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self._children = children
-        self._arguments = ["tallybook.cli", "serve", "--json"]
-        self._arguments += ["--data", str(data), "--port", str(port)]
-        self._child: Child | None = None
-
-    @property
-    def up(self) -> bool:
-        """It has been started; whether it listens yet is `ready`."""
-        return self._child is not None
-
-    @property
-    def ready(self) -> bool:
-        return self._child is not None and self._child.ready
-
-    def start(self) -> None:
-        self._child = self._children.start("server", self._arguments)
-
-    def kill(self) -> None:
-        """SIGKILL: it has no time for anything."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-
-    def check(self) -> None:
-        """
-        See that it runs, if it should.
-
-        Raises:
-            Failure: It ended, and nobody had asked it to.
-        """
-        if self._child is not None and not self._child.alive:
-            raise Failure("the demo's server ended by itself", Exit.FINDING)
-
-
-class Saas:
-    """
-    The workers of the sample SaaS, on one port; one that dies is started again at once.
-
-    Args:
-        children: Where they run.
-        endpoint: The tallybook server.
-        queue: The directory that their queues share.
-        workers: How many.
-
-    Attributes:
-        port: Where they listen.
-        kills: How many were killed.
-    """
-
-    def __init__(self, children: Children, endpoint: str, queue: Path, *, workers: int) -> None:
-        self._children = children
-        self._variables = {
-            "TALLYBOOK_ENDPOINT": endpoint,
-            "TALLYBOOK_DIRECTORY": str(queue),
-            "TALLYBOOK_SOURCE": "demo",
-        }
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1_024)
-        self._workers = [self._start() for _ in range(workers)]
-        self.port: int = self._listening.getsockname()[1]
-        self.kills = 0
-
-    def _start(self) -> Child:
-        descriptor = self._listening.fileno()
-        return self._children.start(
-            "workers",
-            ["tallybook_server.demo.worker", str(descriptor)],
-            descriptors=[descriptor],
-            **self._variables,
-        )
-
-    @property
-    def ready(self) -> bool:
-        """Every worker takes requests."""
-        return all(worker.ready for worker in self._workers)
-
-    def watch(self) -> None:
-        """
-        Start again those that were killed. The oldest stands first.
-
-        Raises:
-            Failure: One ended by itself: that is no chaos of ours.
-        """
-        for worker in self._workers:
-            if not worker.alive:
-                raise Failure("a worker of the demo's SaaS ended by itself", Exit.FINDING)
-
-    def kill_one(self) -> bool:
-        """SIGKILL to the oldest worker that takes requests, if there is one; a new one starts."""
-        for worker in self._workers:
-            if worker.ready:
-                worker.end()
-                self.kills += 1
-                self._workers.remove(worker)
-                self._workers.append(self._start())
-                return True
-        return False
-
-    def stop(self, seconds: float) -> None:
-        """SIGTERM: they finish what is begun, and send what they can; then they are ended."""
-        for worker in self._workers:
-            worker.signal(signal.SIGTERM)
-        for worker in self._workers:
-            worker.wait(seconds)
-            worker.end()
-        self._workers = []
-        self._listening.close()
-
-
-def free_port(ids: Ids) -> int:
-    """
-    A port of this machine that nobody listens on.
-
-    It lies below those that the kernel gives to outgoing connections: else one of them could
-    take it while the server is away.
-    """
-    first = int(ids.fraction() * len(_PORTS))
-    for port in (*_PORTS[first:], *_PORTS[:first]):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise Failure(f"no port of {_PORTS[0]} to {_PORTS[-1]} is free", Exit.USAGE)
-
-
 def _environment() -> dict[str, str]:
     return {
         name: value
@@ -292,8 +154,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _prctl() -> ctypes._NamedFuncPointer | None:  # pyright: ignore[reportPrivateUsage]
-    """Linux's; loaded before the fork, since a child may load nothing."""
-    if sys.platform != "linux":
-        return None
-    return ctypes.CDLL(None).prctl
+def _prctl() -> Callable[[int, int], int] | None:
+    """Linux's; looked up before the fork, since a child may load nothing."""
+    prctl: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl

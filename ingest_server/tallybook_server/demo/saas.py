@@ -33,10 +33,15 @@ async def show_document(request: Request) -> JSONResponse:
 
 async def complete(request: Request) -> JSONResponse:
     prompt = (await request.json())["prompt"]
-    await asyncio.sleep(0.03)  # The model thinks.
+    await asyncio.sleep(0.02)  # The model thinks.
     tokens = len(prompt.split())
-    # Whose tokens they are is known from the request. The tag makes each request findable.
-    meter.record("tokens.output", tokens, tags={"request": request.headers["x-request-id"]})
+    meter.record(
+        "tokens.output",
+        tokens,  # A number is kept exactly: an int, or a Decimal.
+        tenant=request.headers["x-tenant-id"],
+        tags={"request": request.headers["x-request-id"]},
+    )
+    await asyncio.sleep(0.01)  # A worker that dies here has recorded and not answered.
     return JSONResponse({"tokens": tokens})
 
 

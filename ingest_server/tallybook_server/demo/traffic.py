@@ -118,6 +118,8 @@ class Traffic:
             try:
                 while not self._stopping:
                     await asyncio.sleep(due - loop.time())
+                    if reader.at_eof() or reader.exception():
+                        break  # The worker died while nothing was under way here.
                     # One that is late does not hurry to make up for it.
                     due = max(due + period, loop.time())
                     await self._ask(next(self._requests), reader, writer)

@@ -246,6 +246,21 @@ def test_series_of_an_uncounted_event_disturbs_no_other(desk: Desk) -> None:
     assert desk.findings() == []
 
 
+def test_tags_of_an_uncounted_event_disturb_no_other(desk: Desk) -> None:
+    """The same with tags that nobody knew: they are numbered apart from the tenants."""
+    desk.send(block(1, event(5, key="k")))
+    desk.send(block(1, event(6, key="k", tags={"a": "new"}), producer=TWO))
+    tagged = [event(10, tags={"a": "other"}), event(20, tags={"a": "new"})]
+    desk.send(block(2, *tagged, producer=TWO))
+    found = desk.ledger.aggregate(UsageQuery("api.calls", by_tags=("a",))).rows
+    assert [(row.tags.get("a"), row.value) for row in found] == [
+        (None, "5"),
+        ("new", "20"),
+        ("other", "10"),
+    ]
+    assert desk.findings() == []
+
+
 def test_key_is_unique_per_dimension_and_source(desk: Desk) -> None:
     """The same key of another dimension or source is another key."""
     desk.send(

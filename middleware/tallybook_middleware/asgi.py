@@ -43,8 +43,10 @@ class UsageMiddleware:
         meter: Where it records; by default `tallybook.default_meter()`, from the first
             request on.
         tenant: A resolver: ``header(...)``, ``path_param(...)``, ``state(...)``, or a
-            callable of the scope, sync or async. It is asked when the response is
-            complete. Where it finds nothing, `tallybook.tenant` decides.
+            callable of the scope, sync or async. It is asked before the application runs,
+            so that what the application records has the tenant, too, and again when the
+            response is complete, if it found nothing or is async. Where it finds nothing
+            then, `tallybook.tenant` decides.
         tags: More tags by name: fixed text, or a resolver. One that finds nothing, or
             something invalid, is left out.
         measure: Beside the number of requests: ``"request_bytes"``, ``"response_bytes"``,
@@ -110,8 +112,8 @@ class UsageMiddleware:
         # A new holder, and no tenant: the next request of a connection begins in the context
         # that the one before it left.
         tokens = hold()
-        exchange.holder = tokens[0]
         try:
+            exchange.begin(tokens[0])
             await self.app(exchange.scope, exchange.receive, exchange.send)
         except BaseException as error:
             await exchange.raised(error)

@@ -61,6 +61,13 @@ class Exchange:
         admitted, self._tenant = await self.recorder.arequire(self.scope)
         return admitted
 
+    def begin(self, holder: Holder) -> None:
+        """The application is about to run, with *holder*: with the tenant, if it is known."""
+        self.holder = holder
+        if self._tenant is None:
+            self._tenant = self.recorder.expect(self.scope)
+        holder.tenant = self._tenant
+
     async def receive(self) -> Message:
         """Hand on what the server says, and note it."""
         message = await self._receive()

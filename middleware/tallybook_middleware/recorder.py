@@ -112,6 +112,26 @@ class Recorder:
         """As `require`, with a resolver that may be async."""
         return _admit(await self._awaited(self._ask(self._tenant, source)))
 
+    def expect(self, source: Source) -> str | None:
+        """
+        The tenant, if it can be told before the application runs.
+
+        Then what the application records in this request has it, too. A resolver that needs
+        what the application leaves on the request finds nothing here, or fails; it is asked
+        again at the end, and only then is a failure a fault. One that is async is asked at
+        the end only: the application does not wait for it.
+        """
+        if self._tenant is None:
+            return None
+        try:
+            answer = self._tenant(source)
+            if isinstance(answer, Coroutine):
+                answer.close()
+            check_tenant(answer)
+        except Exception:
+            return None
+        return answer if isinstance(answer, str) else None
+
     # -- at the end of the response --------------------------------------------------------
 
     def settle(self, usage: Usage, source: Source, holder: Holder, tenant: str | None) -> None:
@@ -122,7 +142,7 @@ class Recorder:
             usage: What the request and its response were.
             source: The scope or environ, for the resolvers.
             holder: Where `tallybook.tenant` left its tenant.
-            tenant: What `require` found.
+            tenant: What `require` or `expect` found.
         """
         try:
             answer: _Answer = tenant or self._settled(self._ask(self._tenant, source))

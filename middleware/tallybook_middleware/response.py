@@ -66,6 +66,13 @@ class Response:
         admitted, self._tenant = self._recorder.require(self._environ)
         return admitted
 
+    def begin(self, holder: Holder) -> None:
+        """The application is about to run, with *holder*: with the tenant, if it is known."""
+        self.holder = holder
+        if self._tenant is None:
+            self._tenant = self._recorder.expect(self._environ)
+        holder.tenant = self._tenant
+
     # -- start_response and write ----------------------------------------------------------
 
     def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

@@ -40,8 +40,10 @@ class UsageWSGIMiddleware:
         meter: Where it records; by default `tallybook.default_meter()`, from the first
             request on.
         tenant: A resolver: ``header(...)``, ``path_param(...)``, ``state(...)``, or a
-            callable of the environ. It is asked when the response is complete. Where it
-            finds nothing, `tallybook.tenant` decides.
+            callable of the environ. It is asked before the application runs, so that what
+            the application records has the tenant, too, and again when the response is
+            complete, if it found nothing. Where it finds nothing then, `tallybook.tenant`
+            decides.
         tags: More tags by name: fixed text, or a resolver. One that finds nothing, or
             something invalid, is left out.
         measure: Beside the number of requests: ``"request_bytes"``, ``"response_bytes"``,
@@ -104,8 +106,8 @@ class UsageWSGIMiddleware:
     def _run(self, environ: Environ, response: Response) -> Iterable[bytes]:
         # A new holder, and no tenant: this thread's last request may have left one.
         tokens = hold()
-        response.holder = tokens[0]
         try:
+            response.begin(tokens[0])
             result = self.app(environ, response.start)
             return response.wrap(result)
         except BaseException as error:

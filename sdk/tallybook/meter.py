@@ -11,7 +11,6 @@ Whatever is not the common case goes to a method below.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import itertools
 import logging
@@ -22,10 +21,9 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 from zlib import crc32
 
 import msgspec
@@ -62,6 +60,10 @@ from tallybook.tenant import current_tenant
 from tallybook.transport import HttpTransport, Transport
 from tallybook.worker import Drained, FlushResult, Hooks, Worker
 
+if TYPE_CHECKING:
+    # A third of what the import of this package may take; a coroutine that awaits has it.
+    import asyncio
+
 __all__ = ["FlushResult", "Handle", "Meter", "Stats", "Tags", "default_meter"]
 
 log = logging.getLogger("tallybook")
@@ -80,8 +82,7 @@ _AWAIT_SECONDS: Final = 1.0
 _WIPE_ON_FORK: Final = 18
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a Meter has done in this process, since its producer began.
 
@@ -112,7 +113,7 @@ class Stats:
     unattributed: int = 0
     bytes: int = 0
     adopted: int = 0
-    held: dict[str, str] = field(default_factory=dict)
+    held: dict[str, str] = {}
     last_error: str | None = None
 
 
@@ -308,6 +309,8 @@ class Meter:
 
         A task that is cancelled while it waits has recorded its event.
         """
+        import asyncio
+
         if tenant is None:
             tenant = current_tenant()
         body = self._check(dimension, value, tenant, tags, time, key)
@@ -658,6 +661,8 @@ class Meter:
 
     async def aflush(self, timeout: float = 10.0) -> FlushResult:
         """As `flush`, in a thread, so that the loop goes on."""
+        import asyncio
+
         return await asyncio.to_thread(self.flush, timeout)
 
     def close(self, timeout: float | None = None) -> FlushResult:
@@ -684,10 +689,12 @@ class Meter:
             self._producer, self._worker, self._bed = None, None, _Bed
             self._guard[0] = 0
             self._reopen_at = self._clock.monotonic()
+        results: list[FlushResult] = []
         for worker in workers:
-            self._drain(worker.producer)
-            worker.producer.shut()
-        results = [worker.close(deadline) for worker in workers]
+            if not worker.ended:
+                self._drain(worker.producer)
+                worker.producer.shut()
+                results.append(worker.close(deadline))
         if len(self._buffer):
             # Recorded meanwhile, or there was no room. A new producer has room of its own.
             with suppress(Exception):
@@ -739,7 +746,7 @@ class Meter:
             "endpoint": settings.endpoint,
             "pid": os.getpid(),
             "oldest": worker.producer.queue.counts().oldest,
-            **asdict(self._stats(worker)),
+            **msgspec.structs.asdict(self._stats(worker)),
         }
 
     def __enter__(self) -> Self:

@@ -448,8 +448,14 @@ class Producer:
     # -- the end -------------------------------------------------------------------------------
 
     def shut(self) -> None:
-        """Let no further event in. A store after it fails for ever; another producer takes it."""
+        """
+        Let no further event in. Idempotent.
+
+        A store after it fails for ever; another producer takes the event.
+        """
         with self._rotation:
+            if self._closed:
+                return
             if self._rotating:
                 raise Reentered("in the middle of a store")
             self._closed = True

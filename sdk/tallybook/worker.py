@@ -21,10 +21,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import msgspec
 
 from tallybook.adoption import Adopter
 from tallybook.clock import Clock
@@ -69,8 +70,7 @@ class Bell:
         self._lock.acquire(timeout=-1 if seconds is None else max(seconds, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class FlushResult:
+class FlushResult(msgspec.Struct, frozen=True):
     """
     What a flush achieved.
 

@@ -10,7 +10,7 @@ What was acknowledged is counted afterwards on both sides.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class Alternative:
 
 
 @contextmanager
-def alternative() -> Iterator[Alternative | None]:
+def alternative() -> Generator[Alternative | None]:
     """It, or None where PostgreSQL is not installed."""
     with postgres() as dsn:
         if dsn is None:
@@ -70,7 +70,7 @@ class Side:
     acknowledged: int = 0
     busy: int = 0
     runs: int = 0
-    cpu: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list[float])
 
     def load(self, **options: object) -> float:
         """Events per second of one load."""

@@ -15,7 +15,7 @@ import itertools
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -75,7 +75,7 @@ def _paced(call: Call, events: int, sleeps: bool) -> tuple[array[int], float]:
 
 
 @contextmanager
-def _busy(threads: int) -> Iterator[None]:
+def _busy(threads: int) -> Generator[None]:
     stop = False
 
     def turn() -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ _START_SECONDS: Final = 30.0
 
 
 @contextmanager
-def postgres() -> Iterator[str | None]:
+def postgres() -> Generator[str | None]:
     """
     A server, as a connection string; None where PostgreSQL is not installed.
 

@@ -3,8 +3,9 @@ record: the cost of one call, against what applications call today.
 
 Two costs are shown, because they differ. *The call* is the processor time of the thread that
 records, by slices of 200 calls, of which the lower quartile counts: a slice is short enough to
-fall between two turns of other threads and processes. *Flat out* is wall time of 100,000 calls without a pause, the committer's thread
-beside it in the same interpreter: what it packs is on the application's time as well.
+fall between two turns of other threads and processes. *Flat out* is
+wall time of 100,000 calls without a pause, the committer's thread beside it in the same
+interpreter: what it packs is on the application's time as well.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -73,7 +74,7 @@ class Counts:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch() -> Generator[Path]:
     """A directory that goes again."""
     path = Path(tempfile.mkdtemp(prefix="tallybook-bench-"))
     try:
@@ -366,7 +367,7 @@ def run(*, quick: bool) -> Table:
             more={"ns": median(mine), "baseline_ns": median(its)},
         )
 
-    rows = []
+    rows: list[Row] = []
     for by in ("the call", "flat out"):
         rows += [
             row("process", _PROMETHEUS, by, at_most(0.8)),
@@ -389,7 +390,7 @@ def run(*, quick: bool) -> Table:
         "one call, validated, with pid check and CRC; 2 tags of 200 x 5 values",
         rows,
         [
-            "the call: processor time of the calling thread, the lower quartile of slices of 200 calls;",
+            "the call: processor time of the calling thread, lower quartile of slices of 200;",
             f"flat out: wall time of {calls:,} without a pause, the committer packing beside them.",
         ],
     )

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ class Server:
 
 
 @contextmanager
-def tallybook_server(data: Path) -> Iterator[Server]:
+def tallybook_server(data: Path) -> Generator[Server]:
     """``tallybook serve``, as it is installed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tallybook.cli", "serve", "--data", str(data), "--port", "0"],
@@ -80,7 +80,7 @@ def tallybook_server(data: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def module_server(module: str, arguments: Sequence[str]) -> Iterator[Server]:
+def module_server(module: str, arguments: Sequence[str]) -> Generator[Server]:
     """``python -m tests.bench.<module> arguments... PORT``."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = int(listener.getsockname()[1])

@@ -77,7 +77,7 @@ class Row:
     repetitions: int = 1
     checked: str = ""
     correct: bool = True
-    more: dict[str, float] = field(default_factory=dict)
+    more: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def met(self) -> bool | None:

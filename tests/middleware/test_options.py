@@ -551,3 +551,25 @@ def test_every_option_and_every_dimension_is_documented() -> None:
     for name in ("http.requests", "http.request.bytes", "http.response.bytes", "http.duration"):
         assert f"`{name}`" in text, name
     assert "`websocket.connections`" in text
+
+
+@pytest.mark.parametrize("known", ["before", "after"])
+def test_what_the_application_records_has_the_tenant_of_the_request(
+    meter: MemoryMeter, known: str
+) -> None:
+    """What `record` in an endpoint finds is the resolver's tenant, where it is known by then."""
+
+    def find(environ: Any) -> str | None:
+        return "acme" if known == "before" or "found" in environ else None
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        environ["found"] = True
+        meter.record("tokens.output", 5)
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    wrapped = UsageWSGIMiddleware(app, meter=meter, tenant=find)
+    list(wrapped({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *args: print))
+    tenants = {event.dimension: event.tenant for event in meter.events}
+    inside = "acme" if known == "before" else None
+    assert tenants == {"tokens.output": inside, "http.requests": "acme"}

@@ -13,6 +13,7 @@ import pytest
 from tallybook import Meter
 from tallybook.adoption import Adopter
 from tallybook.clock import SystemIds
+from tallybook.directory import Lock
 from tallybook.flusher import Flusher
 from tallybook.frame import SpoolIdentity, encode_body, encode_frame, frame_seed
 from tallybook.event import Event
@@ -182,6 +183,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     found = Bench(directory)
     yield found
     found.close()
+    # Whatever a test does, at the end nobody holds a lock.
+    until(lambda: not Lock.descriptors)
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.intake import Intake
-from tallybook_server.ledger import Delivery, LedgerBusy, LedgerFull, LedgerLocked
+from tallybook_server.ledger import Delivery, LedgerBusy, LedgerFull, LedgerLocked, UsageQuery
+from tallybook_server.query import aggregate
+from tallybook_server.snapshot import Snapshot
 
 
 def test_failed_commit_publishes_nothing(desk: Desk) -> None:
@@ -24,6 +26,17 @@ def test_failed_commit_publishes_nothing(desk: Desk) -> None:
     # Its key is free, its sequence is not held, and its coming again counts.
     desk.send(block(2, event(2, key="k")))
     assert desk.total() == "3"
+
+
+def test_snapshot_stays_the_same_until_the_commit(desk: Desk) -> None:
+    """Looked at before anything can put it right: a call to the writer builds the tail anew."""
+    desk.send(block(1, event(1)))
+    before = desk.ledger.snapshots.current
+    desk.faults.commits = 2
+    failed = desk.ledger.append(Delivery(blocks=[block(2, event(2))]))
+
+    assert isinstance(failed.exception(timeout=0), LedgerFull)
+    assert desk.ledger.snapshots.current is before
 
 
 def test_commit_that_fails_once_is_tried_again(desk: Desk) -> None:
@@ -84,6 +97,23 @@ def test_rows_of_the_whole_group_appear_at_once(desk: Desk) -> None:
     with desk.ledger.snapshots.hold() as after:
         assert (before.position, after.position) == (1, 3)
         assert after.tail[-1].chunks == before.tail[-1].chunks + 1
+
+
+def test_no_snapshot_has_a_part_of_a_group(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every snapshot that a query could meet: the position comes with its rows, all of them."""
+    ledger, seen = desk.ledger, list[tuple[int, list[str]]]()
+    swap = ledger.snapshots.swap
+
+    def watched(snapshot: Snapshot) -> None:
+        swap(snapshot)
+        rows = aggregate(
+            ledger.tables, desk.directory / "segments", snapshot, UsageQuery("api.calls")
+        )
+        seen.append((snapshot.position, [row.value for row in rows]))
+
+    monkeypatch.setattr(ledger.snapshots, "swap", watched)
+    desk.send(block(1, event(1)), block(1, event(2), producer=TWO))
+    assert seen == [(3, ["3"])]
 
 
 def test_full_tail_takes_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -5,8 +5,18 @@ Counting once: each schedule that loses or doubles in a system that lacks the ru
 from __future__ import annotations
 
 import pytest
-from tests.ingest_server.ledger.conftest import ONE, START, TWO, Desk, block, event, reissue
+from tests.ingest_server.ledger.conftest import (
+    ONE,
+    START,
+    TWO,
+    Desk,
+    block,
+    body,
+    event,
+    reissue,
+)
 
+from tallybook.block import HEADER_BYTES, RAW, encode_block, pack
 from tallybook.event import Event
 from tallybook_server.ledger import UsageQuery
 
@@ -364,6 +374,17 @@ def test_flipped_byte_is_damaged_and_stores_nothing(desk: Desk) -> None:
     assert (damaged.status, stored.status) == ("damaged", "stored")
     assert damaged.position is None
     assert desk.total() == "2"
+
+
+def test_flipped_byte_that_can_still_be_read_is_damaged(desk: Desk) -> None:
+    """Not compressed, so that with one byte changed the payload may be read, and says 9 for 8."""
+    whole = encode_block(pack("shop", [body(event(8))]), producer=ONE, first=1, codec=RAW)
+    for at in range(HEADER_BYTES, len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1
+        (receipt,) = desk.send(bytes(data))
+        assert (at, receipt.status, receipt.position) == (at, "damaged", None)
+    assert desk.total() == "0"
 
 
 def test_wrong_payload_with_a_right_digest_is_refused(desk: Desk) -> None:

@@ -4,16 +4,20 @@ Sealing: no query, crash or failure between any two of its stages loses or doubl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
+from tallybook_server import sealer as stages
 from tallybook_server.ledger import UsageQuery
 from tallybook_server.query import aggregate
 from tallybook_server.sealer import SealVoid
 from tallybook_server.segment import choose_columns
+from tallybook_server.snapshot import Part
 
 
 def fill(desk: Desk) -> None:
@@ -77,6 +81,23 @@ def test_snapshot_from_before_a_seal_can_be_loaded_after_it(desk: Desk) -> None:
         assert row.value == TOTAL
 
 
+def test_seal_in_the_middle_of_a_query_changes_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The query itself holds what it reads: the seal comes when it has loaded the tail."""
+    fill(desk)
+    load = desk.ledger.tables.load
+
+    def sealed_meanwhile(parts: Sequence[Part]) -> None:
+        load(parts)
+        monkeypatch.undo()
+        desk.seal()
+        desk.send(block(20, event(100)))
+
+    monkeypatch.setattr(desk.ledger.tables, "load", sealed_meanwhile)
+    assert desk.total() == TOTAL
+
+
 def test_tables_of_a_sealed_generation_go_with_its_last_holder(desk: Desk) -> None:
     """Memory does not grow with seals."""
     fill(desk)
@@ -112,6 +133,30 @@ def test_crash_behind_each_stage_loses_and_doubles_nothing(desk: Desk, stage: st
     left = {path.name for path in (after.directory / "segments").iterdir()}
     assert left == {segment.name for segment in after.ledger.snapshots.current.segments}
     after.ledger.close()
+
+
+def test_file_is_durable_and_has_its_name_before_the_manifest_names_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of a whole seal: what is renamed is synced, what is entered can be found."""
+    fill(desk)
+    done: list[str] = []
+
+    def noted(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            done.append(what)
+            return function(*arguments)
+
+        return call
+
+    enter = noted("manifest", desk.ledger.writer.enter_segment)
+    monkeypatch.setattr(desk.ledger.writer, "enter_segment", enter)
+    monkeypatch.setattr(stages, "sync_file", noted("sync file", stages.sync_file))
+    monkeypatch.setattr(stages, "sync_directory", noted("sync name", stages.sync_directory))
+    monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
+    desk.seal()
+
+    assert done == ["sync file", "rename", "sync name", "manifest"]
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -36,8 +36,7 @@ class ServerProcess:
     def start(self) -> None:
         """Start it, and return once it listens."""
         self._process = subprocess.Popen(
-            (sys.executable, "-m", "tallybook.cli", "serve")
-            + ("--data", str(self.data), "--port", str(self.port)),
+            [sys.executable, "-m", "tallybook.cli", "serve", *self._options()],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -50,6 +49,9 @@ class ServerProcess:
                 self.port = int(match.group(1))
                 return
         raise RuntimeError("the server did not start: " + "".join(said))
+
+    def _options(self) -> list[str]:
+        return ["--data", str(self.data), "--port", str(self.port)]
 
     def kill(self) -> None:
         """SIGKILL: no time for anything."""

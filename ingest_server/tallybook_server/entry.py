@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Any, Final, Literal
 
 import msgspec
+
 from tallybook.errors import FormatError
 
 __all__ = [

@@ -36,7 +36,7 @@ from tallybook_server.journal import Journal, RejectionRow, open_read_only
 from tallybook_server.judge import rejected_digest
 from tallybook_server.ledger import Finding
 from tallybook_server.rows import counted_after, keyed_after
-from tallybook_server.segment import Segment, file_digest
+from tallybook_server.segment import Segment, file_digest, read_range
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.tail import UNCOUNTED
@@ -371,9 +371,13 @@ class _Verification:
 
     def files(self) -> Iterator[Finding]:
         """What lies in the directory and belongs to nobody."""
-        names = {segment.name for segment in self._snapshot.segments}
-        known = names | {segment.name for segment in self._read(Journal.segments)}
+        entered = self._read(Journal.segments)
+        known = {segment.name for segment in (*self._snapshot.segments, *entered)}
+        sealed = max((segment.last for segment in entered), default=0)
         for name in self._book.unknown_files(known):
+            covers = read_range(Path(name).name)
+            if covers is not None and sealed < covers[0] and covers[1] <= self._snapshot.position:
+                continue  # A seal on its way, or one that a crash ended: the start removes it.
             yield Finding("file", name, "belongs to nobody; nothing reads it")
 
 

@@ -363,7 +363,8 @@ def _identity(spools: list[tuple[int, Path]]) -> SpoolIdentity | None:
 
 def _is_blank(spool: Path) -> bool:
     """Whether nothing was ever stored in it: no event, and no drop counted."""
-    return not any(spool.read_bytes()[DROPPED_OFFSET:])
+    data = spool.read_bytes()
+    return not any(data[DROPPED_OFFSET:] if len(data) >= SPOOL_HEADER_BYTES else data)
 
 
 def _text(note: int | str | None) -> str | None:

@@ -49,6 +49,7 @@ class Committer:
         self.packed = queue.packed()
         self.read = (self.packed.number, self.packed.offset)
         self._uncertain = False
+        self._events_max = BLOCK_EVENTS_MAX
         self._open_block()
 
     def _open_block(self) -> None:
@@ -71,7 +72,7 @@ class Committer:
     @property
     def full(self) -> bool:
         """Whether the open block is to be cut before another event goes in."""
-        return len(self._of) >= BLOCK_EVENTS_MAX or self._series_bytes >= BLOCK_RAW_BYTES_CUT
+        return len(self._of) >= self._events_max or self._series_bytes >= BLOCK_RAW_BYTES_CUT
 
     def recover(self) -> None:
         """
@@ -120,7 +121,7 @@ class Committer:
         series, of, times, mantissas = self._series, self._of, self._times, self._mantissas
         head, common, seed = HEAD.unpack_from, COMMON.unpack_from, self._seed
         last = len(data) - _COMMON_BYTES_MIN
-        room = BLOCK_EVENTS_MAX - len(of)
+        room = self._events_max - len(of)
         while room and at <= last:
             magic, length, checksum = head(data, at)
             end = at + 8 + length
@@ -208,10 +209,13 @@ class Committer:
         if packed == self.packed:
             return
         self._uncertain = True
+        # Should this fail, the next block is smaller: on a full disk it may still find room.
+        before, self._events_max = self._events_max, max(1, len(self._of) // 4)
         if self._of:
             self._queue.commit_block(self._encode(), packed, now)
         else:
             self._queue.move_packed(packed)
+        self._events_max = min(BLOCK_EVENTS_MAX, 2 * before)
         self.packed = packed
         self._open_block()
         self._uncertain = False

@@ -17,6 +17,7 @@ because doing the same work twice at once is how an event is counted twice.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,14 +39,15 @@ from tallybook.directory import (
     status_path,
 )
 from tallybook.errors import QueueFull
-from tallybook.frame import SpoolIdentity, frame_seed
+from tallybook.frame import SpoolIdentity, Torn, frame_seed, scan
 from tallybook.limits import (
     BLOCK_DELAY_SECONDS,
     RETAINED_BYTES_MAX,
     RETAINED_SECONDS_MAX,
     SPOOL_BYTES,
+    SPOOL_HEADER_BYTES,
 )
-from tallybook.queue import Queue, Reentered
+from tallybook.queue import Packed, Queue, Reentered
 from tallybook.settings import Settings
 from tallybook.spool import Spool
 from tallybook.wire import Announcement
@@ -99,6 +101,7 @@ class Producer:
         self._stepping = threading.RLock()
         self._stepper = 0
         self.sending_blocked = False
+        self._short = False
         self.held: str | None = None
         self.sync_error: str | None = None
         self._taken_at: float | None = None
@@ -183,6 +186,11 @@ class Producer:
 
     def _rotate(self, frame: bytes) -> None:
         used = self.bytes
+        if self._short:
+            raise QueueFull(
+                f"the disk of {self._settings.directory} is full; its last room is for sending "
+                "what is there"
+            )
         if used + _SPOOL_BYTES_MIN > self._settings.queue_bytes_max:
             raise QueueFull(
                 f"the queue in {self._settings.directory} holds {used} bytes and may hold "
@@ -282,6 +290,9 @@ class Producer:
         if not committer.taken:
             self._taken_at = None
             self.through = through
+        if self._short:
+            add_ballast(self._settings.directory)
+            self._short = False
         committed = committer.packed.sequence != before
         if committed:
             self._queue_bytes = self.queue.used_bytes()
@@ -356,6 +367,8 @@ class Producer:
 
     def make_room(self) -> None:
         """On a full disk: give up the ballast and what the server has, and cut the log."""
+        # Until a step has succeeded, no new spool: it would take the room that packing needs.
+        self._short = True
         drop_ballast(self._settings.directory)
         for step in (self.queue.checkpoint, self._drop_acknowledged, self.queue.checkpoint):
             # Each makes room for the next, and one may fail where the next does not.
@@ -373,7 +386,7 @@ class Producer:
         kept = min(RETAINED_BYTES_MAX, self._settings.queue_bytes_max // 8)
         self.queue.prune(kept, now - RETAINED_SECONDS_MAX * 1_000_000)
         self._queue_bytes = self.queue.used_bytes()
-        if not self.queue.counts().pending_blocks:
+        if not self._short and not self.queue.counts().pending_blocks:
             add_ballast(self._settings.directory)  # The disk takes it again, so put it back.
 
     # -- what it says of itself --------------------------------------------------------------
@@ -413,9 +426,23 @@ class Producer:
         """Events stored so far."""
         with self._stepping:
             committer = self._committer
-            with suppress(Reentered, ProducerClosed):
+            try:
                 self._in_turn(lambda: self._take_all(self._clock.time_ns() // 1000))
+            except (Reentered, ProducerClosed):
+                pass  # Whoever is in the middle of it has taken what there was.
+            except (OSError, sqlite3.OperationalError):
+                return committer.packed.sequence - 1 + self._stored_behind(committer.packed)
             return committer.packed.sequence - 1 + committer.taken
+
+    def _stored_behind(self, packed: Packed) -> int:
+        """Events in the spools that are not packed, counted without packing: the disk is full."""
+        events = 0
+        for spool in tuple(self._spools):
+            if spool.number >= packed.number:
+                start = packed.offset if spool.number == packed.number else SPOOL_HEADER_BYTES
+                data = spool.read(start, spool.end())
+                events += sum(not isinstance(f, Torn) for f in scan(data, 0, self.seed))
+        return events
 
     @property
     def bytes(self) -> int:

@@ -78,7 +78,7 @@ class Disk:
             pytest.skip(f"this process may not mount: {done.stderr.strip()}")
 
     def remount(self, how: str) -> None:
-        """``ro`` or ``rw``."""
+        """``ro``, ``rw`` or ``size=...``."""
         subprocess.run(["mount", "-o", f"remount,{how}", str(self.path)], check=True)
 
     def umount(self) -> None:
@@ -166,6 +166,8 @@ def test_what_a_full_disk_took_arrives_and_what_it_did_not_is_announced(
         calls = 12_000
         if pace == "slowly":
             calls = fill_slowly(meter)
+            # What compresses badly needs more than the ballast: somebody makes room.
+            disk.remount("size=16m")
         else:
             fill(meter, calls)
         server.start()
@@ -177,13 +179,10 @@ def test_what_a_full_disk_took_arrives_and_what_it_did_not_is_announced(
         assert stats.recorded + stats.dropped == calls
         assert stats.recorded > 0
         assert stats.dropped > 0
-        meter.record("disk.again", tenant="acme")
-        assert meter.flush(20).ok
-        assert dropped(server) == stats.dropped
+    assert dropped(server) == stats.dropped
     numbers = counted(server)
     assert len(numbers) == stats.recorded
     assert set(numbers.values()) == {1}
-    assert server.total("disk.again") == "1"
 
 
 def test_the_counts_hold_while_the_disk_is_full(disk: Disk) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 
 import pytest
+
 from tests.ingest_server.conftest import Running, Start
 
 

@@ -11,6 +11,8 @@ import zlib
 from hashlib import sha256
 
 import pytest
+
+from tallybook.block import read_header
 from tests.ingest_server.conftest import (
     BLOCKS,
     JSON,
@@ -20,8 +22,6 @@ from tests.ingest_server.conftest import (
     block_of,
     request_of,
 )
-
-from tallybook.block import read_header
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import ServerProcess
 
 from tallybook.cli.program import build_parser
 from tallybook_server.settings import DEFAULT_PORT
+from tests.conftest import ServerProcess
 
 WITHOUT_LIBRARIES = """
 import importlib.util, sys

@@ -6,10 +6,10 @@ import json
 import time
 
 import pytest
-from tests.ingest_server.conftest import BLOCKS, Running, Start, block_of, request_of
 
 from tallybook.wire import read_answer
 from tallybook_server.ledger import LedgerBusy, LedgerFull
+from tests.ingest_server.conftest import BLOCKS, Running, Start, block_of, request_of
 
 GOOD = '{"dimension": "calls", "id": "good", "source": "api", "value": 7}'
 

@@ -7,11 +7,11 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from tests.ingest_server.conftest import BLOCKS, Running, Start
-from tests.ingest_server.test_ingest import BAD_EVENTS
 
 from tallybook_server.ledger import LedgerFull, TooManyRows
 from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
+from tests.ingest_server.conftest import BLOCKS, Running, Start
+from tests.ingest_server.test_ingest import BAD_EVENTS
 
 Provoke = Callable[[Start], bytes]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 from pydantic import ValidationError
-from tests.ingest_server.conftest import FaultyLedger, Running, Start
 
 from tallybook.errors import InvalidSetting
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.serve import serving
 from tallybook_server.settings import Settings
+from tests.ingest_server.conftest import FaultyLedger, Running, Start
 
 PROCESS = """
 import sys

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.ingest_server.conftest import Running
 
 from tallybook_server.ledger import UsageQuery
 from tallybook_server.problems import Problem
 from tallybook_server.usage import read_query
+from tests.ingest_server.conftest import Running
 
 JANUARY = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 DAY = 86_400_000_000

@@ -14,9 +14,9 @@ from tallybook import Meter
 from tallybook.adoption import Adopter
 from tallybook.clock import SystemIds
 from tallybook.directory import Lock
+from tallybook.event import Event
 from tallybook.flusher import Flusher
 from tallybook.frame import SpoolIdentity, encode_body, encode_frame, frame_seed
-from tallybook.event import Event
 from tallybook.producer import Producer
 from tallybook.queue import Packed, Queue
 from tallybook.settings import read_settings
@@ -73,16 +73,16 @@ class Bench:
         self._producers: list[Producer] = []
         self._names = itertools.count()
 
-    def meter(self, source: str | None = "app", **options: Any) -> Meter:
+    def meter(self, source: str | None = "app", **changes: Any) -> Meter:
         """A Meter without threads, which sends to the server."""
-        options = {
+        options: dict[str, Any] = {
             "endpoint": ENDPOINT,
             "directory": self.directory,
             "transport": self.server,
             "clock": self.clock,
             "threads": False,
             "queue_bytes_max": QUEUE_BYTES,
-        } | options
+        } | changes
         meter = Meter(source, **options)
         self._meters.append(meter)
         return meter
@@ -103,14 +103,14 @@ class Bench:
             worker.adopter.close()
         return worker.producer.id.hex()
 
-    def producer(self, **options: Any) -> Producer:
+    def producer(self, **changes: Any) -> Producer:
         """A producer without a Meter around it."""
-        options = {
+        options: dict[str, Any] = {
             "source": "app",
             "endpoint": ENDPOINT,
             "directory": self.directory,
             "queue_bytes_max": QUEUE_BYTES,
-        } | options
+        } | changes
         settings = read_settings({}, **options)
         producer = Producer(settings, self.clock, SystemIds())
         self._producers.append(producer)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sdk.conftest import ENDPOINT, Bench, frame
 
 from tallybook.adoption import Adopter
 from tallybook.block import read_header
@@ -22,6 +21,7 @@ from tallybook.producer import Producer
 from tallybook.queue import Queue
 from tallybook.testing import MemoryServer
 from tallybook.transport import Response
+from tests.sdk.conftest import ENDPOINT, Bench, frame
 
 SMALL = {"queue_bytes_max": 1 << 20}
 SPOOLFUL = 12_000  # More events than fit into one such spool.

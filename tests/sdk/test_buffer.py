@@ -9,13 +9,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from tests.sdk.conftest import Bench, body
 
 from tallybook.block import read_header, read_payload
 from tallybook.buffer import Buffer
 from tallybook.errors import QueueFull
 from tallybook.producer import Producer, ProducerClosed
 from tallybook.queue import Reentered
+from tests.sdk.conftest import Bench, body
 
 SMALL = {"queue_bytes_max": 1 << 20}
 

@@ -8,13 +8,13 @@ from itertools import accumulate
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sdk.conftest import PRODUCER, frame
 
 from tallybook.block import read_header, read_payload
 from tallybook.committer import Committer
 from tallybook.frame import encode_frame, frame_seed, split_body
 from tallybook.limits import BLOCK_EVENTS_MAX, SPOOL_HEADER_BYTES
 from tallybook.queue import Packed, Queue, QueueDamaged
+from tests.sdk.conftest import PRODUCER, frame
 
 START = SPOOL_HEADER_BYTES
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from tests.sdk.conftest import Bench, body, until
 
 from tallybook.block import REISSUED, derived_producer, encode_block, pack, read_header
 from tallybook.errors import ServerUnreachable
@@ -18,6 +17,7 @@ from tallybook.queue import Reentered
 from tallybook.testing import FakeIds, MemoryServer
 from tallybook.transport import Response
 from tallybook.wire import Announcement, encode_request, read_request
+from tests.sdk.conftest import Bench, body, until
 
 
 class Recording(MemoryServer):

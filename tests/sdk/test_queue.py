@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.sdk.conftest import PRODUCER, behind
 
 from tallybook.block import Columns, encode_block, read_header
 from tallybook.errors import InvariantBroken
 from tallybook.queue import Packed, Queue, QueueDamaged
+from tests.sdk.conftest import PRODUCER, behind
 
 
 def block(first: int = 1, count: int = 1, producer: bytes = PRODUCER, value: int = 1) -> bytes:

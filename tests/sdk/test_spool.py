@@ -9,12 +9,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.sdk.conftest import PRODUCER, Bench, frame
 
 from tallybook.errors import FrameDamaged
 from tallybook.frame import Frame, SpoolIdentity, frame_seed, read_header, scan
 from tallybook.limits import SPOOL_HEADER_BYTES
 from tallybook.spool import Spool
+from tests.sdk.conftest import PRODUCER, Bench, frame
 
 SEED = frame_seed(PRODUCER)
 
@@ -127,9 +127,7 @@ def test_drops_are_counted_in_the_file(bench: Bench) -> None:
     spool.close(unlink=True)
 
 
-def test_a_disk_that_refuses_leaves_no_file(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_refuses_leaves_no_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """No room for the whole file: an error now, and nothing lies there."""
 
     def refuse(*_: int) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sdk.conftest import Bench, until
 
 from tallybook import DurabilityUnknown, Meter
 from tallybook.clock import SystemClock
@@ -24,6 +23,7 @@ from tallybook.spool import Spool
 from tallybook.testing import MemoryServer
 from tallybook.transport import Response
 from tallybook.worker import Bell, Worker
+from tests.sdk.conftest import Bench, until
 
 LIVE: dict[str, Any] = {"threads": True, "clock": None}
 
@@ -147,10 +147,11 @@ def test_a_sending_thread_whose_disk_refuses_does_not_spin(
     def refuse(*_: object, **__: object) -> bool:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(Producer, "step", refuse)
-    monkeypatch.setattr(worker, "_finish", lambda: None)
     bench.clock.advance(ANNOUNCE_SECONDS * 2)
-    assert min(paces(worker, "_sending", worker._flush_loop, 5)) >= 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Producer, "step", refuse)
+        patch.setattr(worker, "_finish", lambda: None)
+        assert min(paces(worker, "_sending", worker._flush_loop, 5)) >= 1
 
 
 def test_a_packing_thread_whose_disk_refuses_does_not_spin(

@@ -5,11 +5,11 @@ Answers: exact, sliced by anything, the same from the tail and from segments.
 from __future__ import annotations
 
 import pytest
-from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
 from tallybook.block import Columns, encode_block
 from tallybook.frame import encode_series
 from tallybook_server.ledger import LedgerEvent, TooManyRows, UsageQuery, UsageRow
+from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR

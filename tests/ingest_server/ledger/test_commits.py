@@ -5,13 +5,13 @@ Commits that fail, and what is visible when.
 from __future__ import annotations
 
 import pytest
-from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.intake import Intake
 from tallybook_server.ledger import Delivery, LedgerBusy, LedgerFull, LedgerLocked, UsageQuery
 from tallybook_server.query import aggregate
 from tallybook_server.snapshot import Snapshot
+from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
 
 def test_failed_commit_publishes_nothing(desk: Desk) -> None:

@@ -5,6 +5,10 @@ Counting once: each schedule that loses or doubles in a system that lacks the ru
 from __future__ import annotations
 
 import pytest
+
+from tallybook.block import HEADER_BYTES, RAW, encode_block, pack
+from tallybook.event import Event
+from tallybook_server.ledger import UsageQuery
 from tests.ingest_server.ledger.conftest import (
     ONE,
     START,
@@ -15,10 +19,6 @@ from tests.ingest_server.ledger.conftest import (
     event,
     reissue,
 )
-
-from tallybook.block import HEADER_BYTES, RAW, encode_block, pack
-from tallybook.event import Event
-from tallybook_server.ledger import UsageQuery
 
 
 def runs(desk: Desk, data: bytes) -> tuple[str, list[tuple[int, int, str, str]]]:

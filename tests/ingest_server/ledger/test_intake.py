@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ingest_server.ledger.conftest import block, event
 
 from tallybook.errors import InvalidEvent
 from tallybook.event import check_dimension, check_tags, check_tenant
 from tallybook.frame import encode_series
 from tallybook_server.intake import OfferedBlock, take_block
 from tallybook_server.tail import Known, halve
+from tests.ingest_server.ledger.conftest import block, event
 
 TEXT = st.text(
     st.sampled_from("aZ0é漢\N{GRINNING FACE}\x00\x1f\x7f\x80\x9f\xa0°£ \t"), max_size=70

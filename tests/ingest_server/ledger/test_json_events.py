@@ -4,10 +4,9 @@ Events that came as JSON: the ledger is their producer, and each counts once by 
 
 from __future__ import annotations
 
-from tests.ingest_server.ledger.conftest import START, Desk, event
-
 from tallybook.event import Event
 from tallybook_server.ledger import Delivery, OfferedEvent, RejectedEvent
+from tests.ingest_server.ledger.conftest import START, Desk, event
 
 BAD = RejectedEvent(b'{"value": "many"}', "value", "value is 'many'; expected a number")
 

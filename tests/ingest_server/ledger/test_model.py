@@ -12,11 +12,11 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.ingest_server.ledger.conftest import START, Desk, block, event
 
 from tallybook.block import derived_producer, read_header
 from tallybook.event import Event, format_value
 from tallybook_server.ledger import UsageQuery
+from tests.ingest_server.ledger.conftest import START, Desk, block, event
 
 HOUR = 3_600_000_000
 BEGIN, END = START - 40 * HOUR, START

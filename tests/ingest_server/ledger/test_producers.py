@@ -4,9 +4,8 @@ Producers: what is known to be missing, and when an answer is complete.
 
 from __future__ import annotations
 
-from tests.ingest_server.ledger.conftest import ONE, START, TWO, Desk, block, event
-
 from tallybook_server.ledger import ProducerReport, Usage, UsageQuery
+from tests.ingest_server.ledger.conftest import ONE, START, TWO, Desk, block, event
 
 SECOND = 1_000_000
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
 from tallybook_server import sealer as stages
 from tallybook_server.ledger import UsageQuery
@@ -18,6 +17,7 @@ from tallybook_server.query import aggregate
 from tallybook_server.sealer import SealVoid
 from tallybook_server.segment import choose_columns
 from tallybook_server.snapshot import Part
+from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
 
 def fill(desk: Desk) -> None:

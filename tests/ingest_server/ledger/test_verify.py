@@ -8,10 +8,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
 
 from tallybook_server.ledger import LedgerDamaged, LedgerLocked
 from tallybook_server.verify import verify_directory
+from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
 from tests.conftest import ServerProcess
 
 _DIE = """

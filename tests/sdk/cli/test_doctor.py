@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conftest import ServerProcess
-from tests.sdk.cli.conftest import NOWHERE, Command, Die, Ran
 
 from tallybook.cli.connection import Reply
 from tallybook.cli.doctor import clock_check, file_system_check, space_check, sqlite_check
+from tests.conftest import ServerProcess
+from tests.sdk.cli.conftest import NOWHERE, Command, Die, Ran
 
 
 def level_of(ran: Ran, name: str) -> str:

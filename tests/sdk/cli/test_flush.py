@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.conftest import ServerProcess
-from tests.sdk.cli.conftest import NOWHERE, Command, Die
 
 from tallybook import Meter
 from tallybook.queue import Queue
+from tests.conftest import ServerProcess
+from tests.sdk.cli.conftest import NOWHERE, Command, Die
 
 
 class Answering(ThreadingHTTPServer):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.sdk.cli.conftest import NOWHERE, Command
 
 from tallybook.cli.program import build_parser
+from tests.sdk.cli.conftest import NOWHERE, Command
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 

@@ -8,9 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.sdk.cli.conftest import NOWHERE, Command, Die
-
 from tallybook import Meter
+from tests.sdk.cli.conftest import NOWHERE, Command, Die
 
 
 def publish(queue: Path, producer: str, **counts: object) -> None:

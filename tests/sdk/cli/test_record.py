@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+
 from tests.conftest import ServerProcess
 from tests.sdk.cli.conftest import NOWHERE, Command
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+
 from tests.conftest import ServerProcess
 from tests.sdk.cli.conftest import NOWHERE, Command
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+
 from tests.conftest import ServerProcess
 from tests.sdk.cli.conftest import NOWHERE, Command
 

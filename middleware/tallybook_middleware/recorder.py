@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from decimal import Decimal
 from inspect import isawaitable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from tallybook import InvalidEvent, Meter
 from tallybook.clock import Clock, SystemClock
@@ -124,9 +124,9 @@ class Recorder:
         if self._tenant is None:
             return None
         try:
-            answer = self._tenant(source)
+            answer: Any = self._tenant(source)
             if isinstance(answer, Coroutine):
-                answer.close()
+                cast(Coroutine[Any, Any, Any], answer).close()
             check_tenant(answer)
         except Exception:
             return None

@@ -779,14 +779,14 @@ class Handle:
             InvalidEvent, QueueFull, DurabilityUnknown: As `Meter.record`.
         """
         meter = self._meter
-        time = meter._time_ns()
+        time = meter._time_ns()  # pyright: ignore[reportPrivateUsage]
         if value.__class__ is int and 0 <= value <= 127 and time >= 0:
             body = _pack_common(0x96, 0xCF, time, value, 0xC0) + self._series
         else:
             body = encode_value_body(time, read_value(value), self._series)
-        meter._keep(body)
+        meter._keep(body)  # pyright: ignore[reportPrivateUsage]
         if self._unattributed:
-            next(meter._unattributed)
+            next(meter._unattributed)  # pyright: ignore[reportPrivateUsage]
 
 
 class _Uncommon(Exception):
@@ -879,17 +879,18 @@ def _after_fork_in_child() -> None:
     _default_lock = threading.Lock()
     _open_meters.clear()
     for meter in list(_meters):
-        meter._forget()
+        meter._forget()  # pyright: ignore[reportPrivateUsage]
 
 
 def _at_exit() -> None:
     for meter in list(_open_meters):
         # Twice: what another thread recorded while the first was closed is in a second one.
+        error: str | None = "it could not be closed"
         for _ in range(2):
             with suppress(Exception):
-                result = meter.close()
-        if result.error and len(meter._buffer):
-            log.warning("usage is lost at exit: %s", result.error)
+                error = meter.close().error
+        if error and len(meter._buffer):  # pyright: ignore[reportPrivateUsage]
+            log.warning("usage is lost at exit: %s", error)
 
 
 _closes_with_multiprocessing = 0

@@ -101,7 +101,7 @@ class MemoryServer:
         self.announcements: dict[bytes, Announcement] = {}
         self.conflicts: list[Event] = []
         self.requests = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal handler may send in the middle of this.
         self.faults: list[str | int] = []
 
     def send(

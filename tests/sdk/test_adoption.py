@@ -65,7 +65,7 @@ def test_packing_goes_on_where_the_last_commit_was(bench: Bench) -> None:
 
 def test_many_spools_are_packed_in_order(bench: Bench) -> None:
     """A disk that refused every commit: nothing was packed, over several files."""
-    died(bench, *range(2 * SPOOLFUL), **SMALL)
+    died(bench, *range(2 * SPOOLFUL), **SMALL)  # type: ignore[arg-type]
     assert len(bench.names("*.spool-*")) > 1
     bench.adopt_all()
     assert bench.counted() == list(range(2 * SPOOLFUL))

@@ -96,7 +96,7 @@ def test_emptying_within_emptying_is_refused(bench: Bench) -> None:
 
     class Interrupting(Producer):
         @property
-        def slot(self) -> Any:
+        def slot(self) -> Any:  # type: ignore[override]
             with pytest.raises(Reentered):
                 buffer.drain(producer)
             refused.append(buffer.entered)

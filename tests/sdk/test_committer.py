@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -98,7 +99,7 @@ def test_every_kind_of_event_comes_out_as_it_went_in(queue: Queue) -> None:
         {"tenant": None, "tags": {"a": "b"}},
         {},
     ]
-    data = b"".join(frame(index, **kind) for index, kind in enumerate(kinds))
+    data = b"".join(frame(index, **cast(Any, kind)) for index, kind in enumerate(kinds))
     take(Committer(queue, PRODUCER, "app"), data)
     (waiting,) = queue.pending(9, 1 << 20)
     events = read_payload(waiting.data, read_header(waiting.data)).events()
@@ -223,7 +224,7 @@ def test_however_the_bytes_are_cut_the_events_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str], cuts: list[int]
 ) -> None:
     """Taken in any portions, with or without cuts between, the sequences are the same."""
-    shapes = {"common": {}, "key": {"key": "k"}, "wide": {"value": (10**30, 0)}}
+    shapes: dict[str, Any] = {"common": {}, "key": {"key": "k"}, "wide": {"value": (10**30, 0)}}
     parts: list[bytes] = []
     for index, kind in enumerate(kinds):
         whole = frame(index, **({"value": (index, 3)} | shapes.get(kind, {})))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -88,9 +87,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(bench: Bench) -> Iterator[Desk]:
+def desk(bench: Bench) -> Desk:
     """The desk."""
-    yield Desk(bench)
+    return Desk(bench)
 
 
 def problem(status: int, **members: object) -> Response:

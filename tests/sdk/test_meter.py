@@ -547,9 +547,10 @@ def test_a_signal_handler_may_do_anything_at_any_moment(bench: Bench, level: str
         except DurabilityUnknown:
             pass
         (meter.stats, meter.flush, meter.close, lambda: None)[beats[0] % 4]()
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
 
     before = signal.signal(signal.SIGALRM, beat)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
     try:
         for number in range(500 if level == "power" else 10_000):
             try:

@@ -63,7 +63,7 @@ class Failing:
             if self.durable:
                 self._connection.execute("commit")
             raise sqlite3.OperationalError("disk I/O error")
-        return self._connection.execute(statement, *parameters)
+        return self._connection.execute(statement, *parameters)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._connection, name)

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from tallybook_server import book
 from tallybook_server import sealer as stages
 from tallybook_server.ledger import UsageQuery
 from tallybook_server.query import aggregate
@@ -151,8 +152,8 @@ def test_file_is_durable_and_has_its_name_before_the_manifest_names_it(
 
     enter = noted("manifest", desk.ledger.writer.enter_segment)
     monkeypatch.setattr(desk.ledger.writer, "enter_segment", enter)
-    monkeypatch.setattr(stages, "sync_file", noted("sync file", stages.sync_file))
-    monkeypatch.setattr(stages, "sync_directory", noted("sync name", stages.sync_directory))
+    monkeypatch.setattr(stages, "sync_file", noted("sync file", book.sync_file))
+    monkeypatch.setattr(stages, "sync_directory", noted("sync name", book.sync_directory))
     monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
     desk.seal()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from decimal import Decimal
 from inspect import isawaitable
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from tallybook import InvalidEvent, Meter
 from tallybook.clock import Clock, SystemClock
@@ -126,7 +126,8 @@ class Recorder:
         try:
             answer: Any = self._tenant(source)
             if isinstance(answer, Coroutine):
-                cast(Coroutine[Any, Any, Any], answer).close()
+                answer.close()
+                return None
             check_tenant(answer)
         except Exception:
             return None

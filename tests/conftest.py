@@ -13,6 +13,12 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from hypothesis import settings
+
+# A change is judged by the same examples each time; who looks for new ones runs without CI.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 class ServerProcess:

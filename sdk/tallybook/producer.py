@@ -308,6 +308,9 @@ class Producer:
     def _take_all(self, now: int) -> None:
         committer = self._committer
         committer.recover()
+        # No further than what is there now: an application that stores faster than this
+        # packs would hold up whoever flushes for as long as it likes.
+        newest = self._spools[-1].number
         while True:
             spool = self._spools[0]
             number, offset = committer.read
@@ -321,7 +324,7 @@ class Producer:
                 committer.next_spool(spool.number, 0, now)
                 continue
             # Before its end is read: a spool with a successor takes nothing more.
-            last = spool is self._spools[-1]
+            last = spool.number == newest
             if not last:
                 spool.seal()
             data = spool.read(offset, spool.end())

@@ -110,7 +110,7 @@ def test_a_recorder_that_is_killed_at_any_moment_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(20, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.crash)],
+    [pytest.param(20, marks=pytest.mark.crash), pytest.param(300, marks=pytest.mark.crash)],
 )
 def test_at_level_buffered_a_kill_costs_the_last_moments_and_doubles_nothing(
     kills: int, zygote: Zygote, server: ServerProcess, tmp_path: Path, chance: random.Random

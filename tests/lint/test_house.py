@@ -222,7 +222,7 @@ def test_an_owner_owns_only_its_kind() -> None:
     ]
 
 
-@pytest.mark.parametrize("heavy", ["duckdb", "httpx", "sqlite3", "starlette"])
+@pytest.mark.parametrize("heavy", ["asyncio", "dataclasses", "duckdb", "httpx", "starlette"])
 def test_import_tallybook_does_not_load(heavy: str, tmp_path: Path) -> None:
     """`import tallybook` stays quick: httpx alone costs 100 ms, so what is heavy waits for use."""
     program = (

@@ -821,6 +821,8 @@ def test_flush_does_not_wait_for_what_others_record_meanwhile(bench: Bench) -> N
         while not stop.is_set():
             recorded[0] += 1
             meter.record("d", recorded[0])
+            if recorded[0] % 100 == 0:
+                stop.wait(0.001)
 
     recording = threading.Thread(target=record)
     recording.start()

@@ -221,24 +221,27 @@ def check_dimension(dimension: object) -> None:
         )
 
 
-def _check_text(field: str, text: object, bytes_max: int, *, empty: bool = False) -> None:
+def _check_text(
+    field: str, text: object, bytes_max: int, *, empty: bool = False, shown: str = ""
+) -> None:
+    name = shown or field
     if not isinstance(text, str):
-        raise InvalidEvent(field, "type", f"{field} is a {type(text).__name__}; expected a str")
+        raise InvalidEvent(field, "type", f"{name} is a {type(text).__name__}; expected a str")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
         raise InvalidEvent(
             field,
             "not_unicode",
-            f"{field} {text!r} holds half a surrogate pair; expected text",
+            f"{name} {text!r} holds half a surrogate pair; expected text",
         ) from None
     if not size and not empty:
-        raise InvalidEvent(field, "empty", f"{field} is empty; expected 1 to {bytes_max} bytes")
+        raise InvalidEvent(field, "empty", f"{name} is empty; expected 1 to {bytes_max} bytes")
     if size > bytes_max:
         raise InvalidEvent(
             field,
             "too_long",
-            f"{field} {text[:40]!r}... has {size} bytes; expected at most {bytes_max}",
+            f"{name} {text[:40]!r}... has {size} bytes; expected at most {bytes_max}",
         )
 
 
@@ -287,7 +290,7 @@ def check_tags(tags: object) -> dict[str, str]:
 
 def check_tag_key(key: object) -> str:
     """The tag's key, or InvalidEvent."""
-    _check_text("tag key", key, TAG_KEY_BYTES_MAX)
+    _check_text("tags", key, TAG_KEY_BYTES_MAX, shown="tag key")
     if not isinstance(key, str) or _CONTROL.search(key):
         raise InvalidEvent("tags", "control", f"tag key {key!r} has a control character")
     return plain(key)
@@ -313,7 +316,7 @@ def _tag_text(key: object, value: object) -> str:
             f"{field} is a {type(value).__name__}; expected text, a number or a bool: "
             "leave the tag out, or pass str(value)",
         )
-    _check_text(field, value, TAG_VALUE_BYTES_MAX, empty=True)
+    _check_text("tags", value, TAG_VALUE_BYTES_MAX, empty=True, shown=field)
     if _CONTROL.search(value):
         raise InvalidEvent("tags", "control", f"{field} has a control character: {value!r}")
     return plain(value)

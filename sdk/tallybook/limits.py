@@ -97,6 +97,9 @@ STATUS_DELAY_SECONDS: Final = 1.0
 
 # -- sending ----------------------------------------------------------------------------
 
+ENDPOINT_CHARS_MAX: Final = 2_000
+"""The server's address: it is written into each spool's first page."""
+
 REQUEST_BLOCKS_MAX: Final = 64
 """Blocks in one request."""
 

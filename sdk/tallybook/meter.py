@@ -604,7 +604,7 @@ class Meter:
             self._retired.append(self._worker)
         self._bed, self._worker, self._producer = worker, worker, producer
         self._guard[0] = 1
-        if self._threads:
+        if self._threads and not _exiting:
             worker.start()
 
     def _go_on_elsewhere(self, worker: Worker, words: str) -> None:
@@ -875,14 +875,21 @@ class _PidGuard:
 
 
 def _after_fork_in_child() -> None:
-    global _default_lock
+    global _default_lock, _exiting
     _default_lock = threading.Lock()
+    _exiting = False
     _open_meters.clear()
     for meter in list(_meters):
         meter._forget()  # pyright: ignore[reportPrivateUsage]
 
 
+_exiting = False
+
+
 def _at_exit() -> None:
+    # Whoever records behind this stores by himself: a thread would be cut off by the end.
+    global _exiting
+    _exiting = True
     for meter in list(_open_meters):
         # Twice: what another thread recorded while the first was closed is in a second one.
         error: str | None = "it could not be closed"

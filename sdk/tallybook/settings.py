@@ -19,6 +19,7 @@ from tallybook.errors import InvalidEvent, InvalidSetting
 from tallybook.event import check_source
 from tallybook.limits import (
     CLOSE_SECONDS,
+    ENDPOINT_CHARS_MAX,
     QUEUE_BYTES_MAX,
     QUEUE_BYTES_MIN,
     REQUEST_TIMEOUT_SECONDS,
@@ -96,7 +97,7 @@ def read_settings(
         directory=Path(
             option("directory", None if directory is None else os.fspath(directory), str, "")
             or default_directory(environment)
-        ),
+        ).absolute(),  # A daemon changes its working directory.
         durability=cast(Durability, option("durability", durability, str, "process")),
         on_full=cast(OnFull, option("on_full", on_full, str, "drop")),
         queue_bytes_max=option("queue_bytes_max", queue_bytes_max, int, QUEUE_BYTES_MAX),
@@ -123,16 +124,11 @@ def _check(settings: Settings) -> None:
                 name, f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}"
             )
     if settings.endpoint is not None:
-        parts = urlsplit(settings.endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidSetting(
-                "endpoint",
-                f"endpoint is {settings.endpoint!r}; expected a URL such as http://127.0.0.1:8255",
-            )
-        if parts.username or parts.password:
-            raise InvalidSetting(
-                "endpoint", "endpoint has a user name or password in it; pass api_key= instead"
-            )
+        _check_endpoint(settings.endpoint)
+    if settings.api_key is not None and not (
+        settings.api_key.isascii() and settings.api_key.isprintable()
+    ):
+        raise InvalidSetting("api_key", "api_key is no printable ASCII; a header cannot carry it")
     if settings.queue_bytes_max < QUEUE_BYTES_MIN:
         raise InvalidSetting(
             "queue_bytes_max",
@@ -144,6 +140,25 @@ def _check(settings: Settings) -> None:
     ):
         if not 0 <= seconds < float("inf"):
             raise InvalidSetting(name, f"{name} is {seconds}; expected seconds, 0 or more")
+
+
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        # The port is read only when it is asked for, and refuses then.
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        known, parts = False, None
+    if parts and (parts.username or parts.password):
+        raise InvalidSetting(
+            "endpoint", "endpoint has a user name or password in it; pass api_key= instead"
+        )
+    if not known or len(endpoint) > ENDPOINT_CHARS_MAX:
+        raise InvalidSetting(
+            "endpoint",
+            f"endpoint is {endpoint[:200]!r}; expected a URL such as http://127.0.0.1:8255, of at "
+            f"most {ENDPOINT_CHARS_MAX} characters",
+        )
 
 
 def default_directory(environment: Mapping[str, str]) -> Path:

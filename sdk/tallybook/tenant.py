@@ -10,6 +10,7 @@ to both: to the variable, for the code below it, and to the holder, for the midd
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 
@@ -71,7 +72,10 @@ class tenant:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _tenant.reset(self._token)
+        # In another context, such as that of who closes an async generator, there is nothing
+        # to give back, and it is no fault of the application's.
+        with suppress(ValueError):
+            _tenant.reset(self._token)
         holder = _holder.get()
         if holder:
             holder.tenant = self._before
@@ -100,5 +104,6 @@ def hold() -> tuple[Holder, Token[Holder | None], Token[str | None]]:
 def release(tokens: tuple[Holder, Token[Holder | None], Token[str | None]]) -> None:
     """End the request that `hold` began, in the same context."""
     _, holder, name = tokens
-    _holder.reset(holder)
-    _tenant.reset(name)
+    with suppress(ValueError):
+        _holder.reset(holder)
+        _tenant.reset(name)

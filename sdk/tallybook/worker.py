@@ -401,6 +401,13 @@ class Worker:
         try:
             drained, _ = self._pack(cut=True)
             error = self._send_until(deadline, closed)
+            while not drained.all and not closed and error is None:
+                # What has been sent has made room for what is in memory.
+                in_memory = self._hooks.buffered()
+                drained, _ = self._pack(cut=True)
+                error = self._send_until(deadline, closed)
+                if self._hooks.buffered() >= in_memory:
+                    break
             left = self._left_over()
             if left.aside and error is None:
                 error = f"{left.aside} events are set aside: the server refuses them for good"
@@ -438,8 +445,9 @@ class Worker:
             answered = self.flusher.step(
                 producer, closed=closed, announce=not announced, timeout_seconds=left
             )
-            if answered and not queue.counts().pending_blocks:
-                announced = True
+            if answered:
+                producer.tidy()
+                announced = announced or not queue.counts().pending_blocks
         self.closed_announced = closed
         return None
 

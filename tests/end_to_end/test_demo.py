@@ -137,6 +137,7 @@ def test_text_ends_with_the_line_that_matters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
+@pytest.mark.crash
 def test_no_process_outlives_the_demo(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """However it is ended; SIGKILL leaves it no time, so there the kernel ends the children."""
     demo = Demo(tmp_path, "--seconds", "60", "--json")

@@ -8,12 +8,14 @@ import errno
 import gc
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import weakref
 from collections import OrderedDict, UserDict
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +28,7 @@ from tallybook.limits import BUFFER_EVENTS_MAX
 from tallybook.producer import Producer
 from tallybook.spool import Spool
 from tallybook.testing import FakeIds
-from tests.sdk.conftest import ENDPOINT, QUEUE_BYTES, Bench, until
+from tests.sdk.conftest import ENDPOINT, QUEUE_BYTES, Bench, frame, until
 
 LIVE: dict[str, Any] = {"threads": True, "clock": None}
 SMALL: dict[str, Any] = {"queue_bytes_max": 1 << 20}
@@ -167,8 +169,8 @@ def test_the_tenant_is_that_of_the_context(bench: Bench) -> None:
         ({"tags": {"a": ["unhashable"]}}, "tags"),
         ({"tags": {"a": "new\nline"}}, "tags"),
         ({"tags": {"a": "x" * 257}}, "tags"),
-        ({"tags": {"": "v"}}, "tag key"),
-        ({"tags": {5: "v"}}, "tag key"),
+        ({"tags": {"": "v"}}, "tags"),
+        ({"tags": {5: "v"}}, "tags"),
         ({"tags": {"a": 10**5000}}, "tags"),
         ({"time": datetime(2026, 1, 1)}, "time"),  # noqa: DTZ001
         ({"time": 10**18}, "time"),
@@ -248,8 +250,6 @@ def test_a_time_that_is_no_year_of_the_ledger_is_refused_alone(bench: Bench) -> 
     The year 1 in a zone ahead of UTC is the year 0 in UTC: it was recorded, and the server
     refused its whole block, with two thousand neighbours.
     """
-    from datetime import timedelta, timezone
-
     meter = bench.meter()
     ahead = timezone(timedelta(hours=14))
     with pytest.raises(InvalidEvent):
@@ -345,19 +345,16 @@ def test_a_full_queue_drops_and_counts(bench: Bench, level: str) -> None:
 
 
 def _fill(bench: Bench, meter: Meter) -> None:
-    """Fill the spools behind the Meter's back."""
+    """Fill the spools behind the Meter's back, to the last place."""
     producer = bench.worker(meter).producer
-    from tests.sdk.conftest import frame
-
-    try:
-        while True:
-            filler = frame(0, producer.id, dimension="filler", tags={"noise": "x" * 200})
-            try:
-                producer.slot[0](filler)
-            except ValueError:
-                producer.store(filler)
-    except QueueFull:
-        pass
+    for size in (200, 0):
+        filler = frame(0, producer.id, dimension="filler", tags={"n": "x" * size})
+        with suppress(QueueFull):
+            while True:
+                try:
+                    producer.slot[0](filler)
+                except ValueError:
+                    producer.store(filler)
 
 
 def test_a_full_queue_raises_if_it_may(bench: Bench) -> None:
@@ -372,14 +369,16 @@ def test_a_full_queue_raises_if_it_may(bench: Bench) -> None:
     assert bench.counted() == list(range(recorded))
 
 
-def test_a_full_queue_blocks_until_there_is_room(bench: Bench) -> None:
+def test_a_full_queue_blocks_until_there_is_room(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     """No lock is held meanwhile: others flush, look, and close."""
     meter = bench.meter(on_full="block", **SMALL)
-    _fill_meter(meter)
+    meter.record("d")
+    _fill(bench, meter)
     waiting = threading.Thread(target=meter.record, args=("last",), daemon=True)
     waiting.start()
-    until(lambda: meter._warned_at > 0 or not waiting.is_alive(), 0.5) if False else None
-    assert meter.stats().recorded > 0
+    until(lambda: "record waits" in caplog.text)
     assert waiting.is_alive()
     assert meter.flush().ok
     waiting.join(20)
@@ -388,24 +387,12 @@ def test_a_full_queue_blocks_until_there_is_room(bench: Bench) -> None:
     assert sum(event.dimension == "last" for event in events(bench)) == 1
 
 
-def _fill_meter(meter: Meter) -> None:
-    """Record until there is no room for one more."""
-    settings = meter._settings
-    meter._settings = type(settings)(
-        **{name: getattr(settings, name) for name in settings.__struct_fields__}
-        | {"on_full": "raise"}
-    )
-    with pytest.raises(QueueFull):
-        while True:
-            meter.record("filler", tags={"noise": "x" * 200})
-    meter._settings = settings
-
-
 def test_a_call_that_waits_for_room_is_let_go_by_closing(bench: Bench) -> None:
     """A new producer has room of its own."""
     bench.server.faults = ["refuse"] * 99
     meter = bench.meter(on_full="block", **SMALL)
-    _fill_meter(meter)
+    meter.record("d")
+    _fill(bench, meter)
     waiting = threading.Thread(target=meter.record, args=("last",), daemon=True)
     waiting.start()
     meter.close()
@@ -425,8 +412,7 @@ def test_a_full_buffer_raises_if_it_may(bench: Bench, monkeypatch: pytest.Monkey
         while True:
             meter.record("d", recorded, tags={"noise": "x" * 200})
             recorded += 1
-    assert not meter.flush().ok or meter.flush().ok
-    meter.flush()
+    assert meter.flush().ok
     assert bench.counted() == list(range(recorded))
     assert meter.stats().dropped == 0
 
@@ -572,6 +558,9 @@ def test_a_signal_handler_may_do_anything_at_any_moment(bench: Bench, level: str
     assert _values(bench, "d") == list(range(500 if level == "power" else 10_000))
 
 
+# A file of somebody else that was just being opened is closed by the collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("level", LEVELS)
 def test_ctrl_c_at_any_moment_counts_nothing_twice(bench: Bench, level: str) -> None:
     """
@@ -843,8 +832,6 @@ def test_flush_never_raises_for_a_disk_that_refuses(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever of the queue fails."""
-    import sqlite3
-
     meter = bench.meter()
     meter.record("d", 1)
     queue = bench.worker(meter).producer.queue
@@ -852,14 +839,17 @@ def test_flush_never_raises_for_a_disk_that_refuses(
     def refuse(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    for name in ("commit_block", "pending", "counts", "settle", "last_id", "packed"):
+    names = ("commit_block", "pending", "counts", "settle", "last_id", "waits", "note")
+    for name in names:
+        meter.record("d", 1)
         with monkeypatch.context() as patch:
             patch.setattr(queue, name, refuse)
-            assert not meter.flush().ok or name in ("packed", "commit_block", "last_id")
+            result = meter.flush()
+            assert (result.ok, result.error) == (False, "disk I/O error"), name
             meter.stats()
         bench.clock.advance(60)
     assert meter.flush().ok
-    assert bench.counted() == [1]
+    assert bench.counted() == [1] * (len(names) + 1)
 
 
 def test_stats_are_right_while_others_record_and_pack(bench: Bench) -> None:
@@ -1029,6 +1019,8 @@ def work():
         number += 1
         if number == 50:
             started.set()
+        if number > 500:
+            threading.Event().wait(0.001)
 threading.Thread(target=work, daemon=True).start()
 started.wait(20)
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -12,7 +11,6 @@ from typing import Final, Self, cast
 
 from tallybook.cli.output import Exit, Failure
 from tallybook.cli.parser import Parser
-from tallybook.errors import InvalidSetting
 from tallybook.limits import REQUEST_TIMEOUT_SECONDS
 from tallybook.settings import Settings, read_settings
 
@@ -20,8 +18,6 @@ __all__ = ["DEFAULT_ENDPOINT", "Reply", "Server", "add_endpoint", "settings_of"]
 
 DEFAULT_ENDPOINT: Final = "http://127.0.0.1:8255"
 """Where ``tallybook serve`` listens when nobody says."""
-
-_KEY = re.compile(r"[\x21-\x7e]*")
 
 Parameters = Sequence[tuple[str, str]]
 Document = dict[str, object]
@@ -45,15 +41,7 @@ def settings_of(
     Raises:
         InvalidSetting: One of them has a value that it cannot have.
     """
-    settings = read_settings(os.environ, source=source, endpoint=endpoint, directory=directory)
-    if not _KEY.fullmatch(settings.api_key or ""):
-        # The HTTP library would put the key into its error message.
-        raise InvalidSetting(
-            "api_key",
-            "TALLYBOOK_API_KEY has a blank, a line break or a letter outside ASCII; expected the "
-            "key exactly as it was given to you",
-        )
-    return settings
+    return read_settings(os.environ, source=source, endpoint=endpoint, directory=directory)
 
 
 @dataclass(frozen=True, slots=True)

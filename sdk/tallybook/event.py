@@ -285,7 +285,22 @@ def check_tags(tags: object) -> dict[str, str]:
             "too_many",
             f"{len(given)} tags on one event; expected at most {TAGS_MAX}",
         )
-    return {check_tag_key(key): _tag_text(key, value) for key, value in given.items()}
+    checked: dict[str, str] = {}
+    for key, value in given.items():
+        # At a glance: a character has four bytes at most, and what can be printed is no
+        # control character and no half of a surrogate pair.
+        if (
+            type(key) is str
+            and type(value) is str
+            and 0 < len(key) <= TAG_KEY_BYTES_MAX // 4
+            and len(value) <= TAG_VALUE_BYTES_MAX // 4
+            and key.isprintable()
+            and value.isprintable()
+        ):
+            checked[key] = value
+        else:
+            checked[check_tag_key(key)] = _tag_text(key, value)
+    return checked
 
 
 def check_tag_key(key: object) -> str:

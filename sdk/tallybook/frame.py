@@ -62,6 +62,7 @@ __all__ = [
     "read_series",
     "scan",
     "split_body",
+    "wire_value",
 ]
 
 MAGIC: Final = 0xB7A1
@@ -181,7 +182,7 @@ def encode_body(event: Event) -> bytes:
     """The body for *event*. The hot path of `Meter.record` writes the same bytes inline."""
     time = [event.time] if event.given else event.time * 1000
     series = (event.dimension, event.tenant, event.tags or None)
-    return _encode((time, _wire_value(event.value), event.key, *series))
+    return _encode((time, wire_value(event.value), event.key, *series))
 
 
 def encode_frame(body: bytes, seed: int) -> bytes:
@@ -326,10 +327,11 @@ _SERIES: Final = msgspec.msgpack.Decoder(tuple[str, str | None, dict[str, str] |
 
 def encode_value_body(time_ns: int, value: tuple[int, int], series: bytes) -> bytes:
     """The body of an event that the clock has stamped, its series already in bytes."""
-    return b"\x96" + _encode(time_ns) + _encode(_wire_value(value)) + b"\xc0" + series
+    return b"\x96" + _encode(time_ns) + _encode(wire_value(value)) + b"\xc0" + series
 
 
-def _wire_value(value: tuple[int, int]) -> int | list[int] | str:
+def wire_value(value: tuple[int, int]) -> int | list[int] | str:
+    """A value as it stands in a body."""
     mantissa, scale = value
     if mantissa > INT64_MAX:
         return format_value(mantissa, scale)

@@ -9,6 +9,9 @@ per tag instead of a check, one msgpack call, one checksum, one store into mappe
 Whatever is not the common case goes to a method below.
 """
 
+# Handle and the hooks of the process are parts of Meter.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import atexit
@@ -35,7 +38,6 @@ from tallybook.directory import forget_locks
 from tallybook.errors import DurabilityUnknown, InvalidEvent, QueueFull
 from tallybook.event import (
     INT64_MAX,
-    Event,
     Value,
     check_dimension,
     check_key,
@@ -46,7 +48,7 @@ from tallybook.event import (
     read_value,
 )
 from tallybook.flusher import Flusher
-from tallybook.frame import COMMON, END, HEAD, MAGIC, encode_body, encode_series, encode_value_body
+from tallybook.frame import COMMON, END, HEAD, MAGIC, encode_series, encode_value_body, wire_value
 from tallybook.limits import (
     BUFFER_EVENTS_MAX,
     KNOWN_TAGS_MAX,
@@ -191,6 +193,7 @@ class Meter:
         self._power = self._settings.durability == "power"
         self._known_users: set[tuple[str, str | None]] = set()
         self._known_tags: set[tuple[str, str]] = set()
+        self._knows_tags = self._known_tags.issuperset
         self._begin()
         _meters.add(self)
 
@@ -257,25 +260,18 @@ class Meter:
         if tenant is None:
             tenant = current_tenant()
         try:
-            if (
-                time is None
-                and key is None
-                and value.__class__ is int
-                and 0 <= value <= INT64_MAX
-                and (dimension, tenant) in self._known_users
+            if not (
+                (dimension, tenant) in self._known_users
+                and (not tags or (tags.__class__ is dict and self._knows_tags(tags.items())))
+                and len(tags or ()) <= TAGS_MAX
             ):
-                if tags:
-                    if len(tags) > TAGS_MAX or tags.__class__ is not dict:
-                        raise _Uncommon
-                    known = self._known_tags
-                    for tag in tags.items():
-                        if tag not in known:
-                            raise _Uncommon
+                dimension, tenant, tags = self._check(dimension, tenant, tags)
+            if value.__class__ is int and 0 <= value <= INT64_MAX and time is None and key is None:
                 body = _encode((self._time_ns(), value, None, dimension, tenant, tags))
             else:
-                raise _Uncommon
-        except (_Uncommon, TypeError):
-            body = self._check(dimension, value, tenant, tags, time, key)
+                body = self._body(dimension, value, tenant, tags, time, key)
+        except TypeError:  # Not to be hashed, or not to be encoded as it is: mended, or refused.
+            body = self._checked_body(dimension, value, tenant, tags, time, key)
         if self._mapped and self._guard[0]:
             try:
                 write, seed = self._producer.slot  # type: ignore[union-attr]
@@ -313,7 +309,7 @@ class Meter:
 
         if tenant is None:
             tenant = current_tenant()
-        body = self._check(dimension, value, tenant, tags, time, key)
+        body = self._checked_body(dimension, value, tenant, tags, time, key)
         # What waits for room must not hold up the loop.
         waits = self._settings.on_full == "block"
         if not self._power:
@@ -347,15 +343,9 @@ class Meter:
         return Handle(self, encode_series(dimension, tenant, check_tags(tags)), tenant is None)
 
     def _check(
-        self,
-        dimension: str,
-        value: Value,
-        tenant: str | None,
-        tags: Tags | None,
-        time: datetime | int | None,
-        key: str | None,
-    ) -> bytes:
-        """The body of any event, each field checked; what holds is remembered."""
+        self, dimension: str, tenant: str | None, tags: Tags | None
+    ) -> tuple[str, str | None, dict[str, str]]:
+        """The three as plain text, each checked; what holds is remembered."""
         dimension, tenant = _checked(dimension, tenant)
         if len(self._known_users) >= KNOWN_TAGS_MAX:
             self._known_users.clear()
@@ -364,6 +354,18 @@ class Meter:
         if len(self._known_tags) + len(checked) > KNOWN_TAGS_MAX:
             self._known_tags.clear()
         self._known_tags.update(checked.items())
+        return dimension, tenant, checked
+
+    def _body(
+        self,
+        dimension: str,
+        value: Value,
+        tenant: str | None,
+        tags: Tags | None,
+        time: datetime | int | None,
+        key: str | None,
+    ) -> bytes:
+        """The body of an event whose dimension, tenant and tags hold; the others are checked."""
         if key is not None:
             check_key(key)
             if self._settings.source is None:
@@ -374,17 +376,23 @@ class Meter:
                     "Meter('api-gateway') or TALLYBOOK_SOURCE",
                 )
             key = plain(key)
-        return encode_body(
-            Event(
-                dimension=dimension,
-                value=read_value(value),
-                tenant=tenant,
-                time=self._time_ns() // 1000 if time is None else read_time(time),
-                tags=checked,
-                key=key,
-                given=time is not None,
-            )
+        moment = self._time_ns() if time is None else [read_time(time)]
+        return _encode(
+            (moment, wire_value(read_value(value)), key, dimension, tenant, tags or None)
         )
+
+    def _checked_body(
+        self,
+        dimension: str,
+        value: Value,
+        tenant: str | None,
+        tags: Tags | None,
+        time: datetime | int | None,
+        key: str | None,
+    ) -> bytes:
+        """The body of any event, each field checked."""
+        dimension, tenant, tags = self._check(dimension, tenant, tags)
+        return self._body(dimension, value, tenant, tags, time, key)
 
     # -- keeping -------------------------------------------------------------------------------
 
@@ -779,18 +787,24 @@ class Handle:
             InvalidEvent, QueueFull, DurabilityUnknown: As `Meter.record`.
         """
         meter = self._meter
-        time = meter._time_ns()  # pyright: ignore[reportPrivateUsage]
+        time = meter._time_ns()
         if value.__class__ is int and 0 <= value <= 127 and time >= 0:
             body = _pack_common(0x96, 0xCF, time, value, 0xC0) + self._series
         else:
             body = encode_value_body(time, read_value(value), self._series)
-        meter._keep(body)  # pyright: ignore[reportPrivateUsage]
+        if meter._mapped and meter._guard[0]:  # As in `record`.
+            try:
+                write, seed = meter._producer.slot  # type: ignore[union-attr]
+                write(_pack_head(MAGIC, len(body), crc32(body, seed)) + body + END)
+            except (ValueError, AttributeError):
+                meter._keep(body)
+            else:
+                if meter._bed.asleep:
+                    meter._bed.wake()
+        else:
+            meter._keep(body)
         if self._unattributed:
-            next(meter._unattributed)  # pyright: ignore[reportPrivateUsage]
-
-
-class _Uncommon(Exception):
-    """Not the common case of `record`."""
+            next(meter._unattributed)
 
 
 class _Bed:
@@ -880,7 +894,7 @@ def _after_fork_in_child() -> None:
     _exiting = False
     _open_meters.clear()
     for meter in list(_meters):
-        meter._forget()  # pyright: ignore[reportPrivateUsage]
+        meter._forget()
 
 
 _exiting = False
@@ -896,7 +910,7 @@ def _at_exit() -> None:
         for _ in range(2):
             with suppress(Exception):
                 error = meter.close().error
-        if error and len(meter._buffer):  # pyright: ignore[reportPrivateUsage]
+        if error and len(meter._buffer):
             log.warning("usage is lost at exit: %s", error)
 
 

@@ -203,7 +203,7 @@ class MemoryMeter(Meter):
     ) -> None:
         if tenant is None:
             tenant = current_tenant()
-        self._keep(self._check(dimension, value, tenant, tags, time, key))
+        self._keep(self._checked_body(dimension, value, tenant, tags, time, key))
 
     def _keep(self, body: bytes) -> None:
         event = body_event(body)

@@ -20,11 +20,13 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
 from tallybook import DurabilityUnknown
 from tallybook.block import encode_block, pack, read_header
+from tallybook.committer import Committer
 from tallybook.directory import Lock
 from tallybook.errors import QueueFull
 from tallybook.flusher import Flusher
@@ -40,6 +42,7 @@ from tests.sdk.conftest import ENDPOINT, Bench, body, frame
 
 SMALL: dict[str, Any] = {"queue_bytes_max": 1 << 20}
 SPOOLFUL = 12_000
+LARGE = {f"t{number}": "x" * 256 for number in range(32)}
 
 
 class Noting(MemoryServer):
@@ -163,24 +166,40 @@ os._exit(0)
     assert "sync" in log[-1]
 
 
-def test_schedule_late_store_into_a_sealed_spool(bench: Bench) -> None:
-    """A thread took the store of a file just before it changed: its frame is in one of the two."""
+def test_schedule_late_store_into_a_sealed_spool(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A thread took the store of a file just before it changed, and stores when the file's end
+    has been read: it has to fail, though there is room, and go into the next file.
+    """
     producer = bench.producer(**SMALL)
-    write = producer.slot[0]
-    bench.store(producer, *range(SPOOLFUL))
-    late = frame(77_777, producer.id)
-    try:
-        write(late)  # The old file has room for one small frame, perhaps; sealed it has none.
-    except ValueError:
-        producer.store(late)
-    producer.step(cut=True)
-    with pytest.raises(ValueError, match=r"closed|out of range"):
-        write(frame(88_888, producer.id))
-    producer.store(frame(88_888, producer.id))
-    producer.step(cut=True)
+    spool = producer._spools[0]
+    numbers = iter(range(1000))
+    while len(producer._spools) == 1:
+        large = frame(next(numbers), producer.id, tags=LARGE)
+        if spool.end() + len(large) > spool.size:
+            producer.store(large)
+        else:
+            spool.write(large)
+    late = frame(next(numbers), producer.id)
+    assert spool.end() + len(late) < spool.size
+    take = Committer.take
+
+    def store_late(self: Committer, number: int, *arguments: Any) -> None:
+        if number == spool.number:
+            try:
+                spool.write(late)
+            except ValueError:
+                producer.store(late)
+        take(self, number, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Committer, "take", store_late)
+        producer.step(cut=True)
     while bench.flusher().step(producer):
         pass
-    assert bench.counted() == [*range(SPOOLFUL), 77_777, 88_888]
+    assert bench.counted() == list(range(next(numbers)))
 
 
 def test_schedule_late_store_between_seal_and_its_end(bench: Bench) -> None:
@@ -241,27 +260,34 @@ def test_schedule_torn_frame_takes_no_sequence(bench: Bench) -> None:
     assert (bench.counted(), said.highest, said.recorded) == ([1, 2], 2, 2)
 
 
-@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("held", [[True], [False], [True, False], [False, True]])
 def test_schedule_failed_commit_that_is_durable(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, durable: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, held: list[bool]
 ) -> None:
-    """A commit reports failure and holds all the same, or does not: looked at, written once."""
+    """
+    A commit reports failure and holds all the same, or does not: looked at, written once.
+
+    When the second look fails too, it is the next step that looks.
+    """
     producer = bench.producer()
     bench.store(producer, 1, 2)
     change = Queue._change
-    failed: list[bool] = []
+    fates = list(held)
 
-    def fail_once(self: Queue, action: Any) -> Any:
-        if failed:
+    def fail(self: Queue, action: Any) -> Any:
+        if not fates:
             return change(self, action)
-        failed.append(True)
-        if durable:
+        if fates.pop(0):
             change(self, action)
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Queue, "_change", fail_once)
-        producer.step(cut=True)
+        patch.setattr(Queue, "_change", fail)
+        if len(held) == 1:
+            producer.step(cut=True)
+        else:
+            with pytest.raises(sqlite3.OperationalError):
+                producer.step(cut=True)
     bench.store(producer, 3)
     producer.step(cut=True)
     bench.flusher().step(producer)
@@ -295,10 +321,15 @@ def test_schedule_fsync_error_retires_the_spool(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The first sync fails; a second one of the same file would succeed and mean nothing. The
-    caller is told "unknown", the event is in the queue, and later ones go to another file.
+    A sync fails; a second one of the same file would succeed and mean nothing. The caller is
+    told "unknown", and by then the event is in the queue; later ones go to another file.
     """
     meter = bench.meter(durability="power")
+    meter.record("d", 1)
+    worker = bench.worker(meter)
+    queue = worker.producer.queue
+    told: list[tuple[bool, int]] = []
+    worker.waiters.append(lambda confirmed: told.append((confirmed, queue.packed().sequence)))
     sync = Spool.sync
     failed: list[str] = []
 
@@ -310,13 +341,12 @@ def test_schedule_fsync_error_retires_the_spool(
 
     monkeypatch.setattr(Spool, "sync", fail_once)
     with pytest.raises(DurabilityUnknown):
-        meter.record("d", 1)
-    producer = bench.worker(meter).producer
-    assert producer.queue.packed().sequence == 2
+        meter.record("d", 2)
+    assert told == [(False, 3)]
     assert failed[0] not in bench.names("*.spool-*")
-    meter.record("d", 2)
+    meter.record("d", 3)
     assert meter.flush().ok
-    assert bench.counted() == [1, 2]
+    assert bench.counted() == [1, 2, 3]
 
 
 def test_schedule_packed_spool_not_yet_unlinked_at_a_crash(bench: Bench) -> None:
@@ -335,25 +365,6 @@ def test_schedule_packed_spool_not_yet_unlinked_at_a_crash(bench: Bench) -> None
 def test_schedule_step_within_a_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler flushes in the middle of a flush: no frame is taken by both."""
     meter = bench.meter()
-    commit = Queue.commit_block
-
-    def interrupt(self: Queue, *arguments: Any) -> None:
-        meter.flush()
-        meter.stats()
-        commit(self, *arguments)
-
-    for number in range(5):
-        meter.record("d", number)
-    with monkeypatch.context() as patch:
-        patch.setattr(Queue, "commit_block", interrupt)
-        meter.flush()
-    assert meter.flush().ok
-    assert bench.counted() == list(range(5))
-
-
-def test_schedule_step_that_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of a flush: what was half taken is taken anew."""
-    meter = bench.meter()
     for number in range(5):
         meter.record("d", number, key=f"k{number}")
     left = [3]
@@ -361,11 +372,33 @@ def test_schedule_step_that_is_interrupted(bench: Bench, monkeypatch: pytest.Mon
     def interrupt(found: bytes) -> Any:
         left[0] -= 1
         if not left[0]:
-            raise KeyboardInterrupt
+            meter.flush()
+            meter.stats()
         return split_body(found)
 
     with monkeypatch.context() as patch:
         patch.setattr("tallybook.committer.split_body", interrupt)
+        meter.flush()
+    assert meter.flush().ok
+    assert sorted(sequence for _, sequence in bench.server.events) == list(range(1, 6))
+    assert bench.counted() == list(range(5))
+
+
+def test_schedule_step_that_is_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a flush: what was half taken is taken anew."""
+    meter = bench.meter()
+    for number in range(5):
+        meter.record("d", number)
+    left = [3]
+
+    def interrupt(found: bytes, seed: int) -> int:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return crc32(found, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tallybook.committer.crc32", interrupt)
         with pytest.raises(KeyboardInterrupt):
             meter.flush()
     assert meter.flush().ok
@@ -383,7 +416,7 @@ def test_schedule_parents_buffer_sent_by_the_child(bench: Bench) -> None:
         + """
 import threading
 meter._threads = False
-for n in range(5): meter._buffer.waiting.append(meter._check("d", n, None, None, None, None))
+for n in range(5): meter._buffer.waiting.append(meter._checked_body("d", n, None, None, None, None))
 child = os.fork()
 if not child:
     meter.record("d", 100)
@@ -479,7 +512,7 @@ def test_schedule_child_that_exits_closes_the_parents_queue(bench: Bench) -> Non
     """Its interpreter frees what it inherited: the parent's write-ahead log stays."""
     run(
         bench,
-        BEGIN
+        BEGIN.replace("close_seconds=0.1", "threads=False")
         + """
 meter.record("d", 1)
 meter.flush(0.1)
@@ -517,6 +550,7 @@ def test_schedule_two_adopters_of_one_orphan(bench: Bench) -> None:
     first.look()
     second.look()
     assert (len(first.orphans), len(second.orphans)) == (1, 0)
+    assert second.held == {}
     for adopter in (first, second):
         adopter.step()
     assert bench.counted() == [1, 2, 3]
@@ -630,13 +664,12 @@ def test_schedule_block_refused_for_good_holds_up_the_next(bench: Bench, queue: 
 
 
 def test_schedule_200_that_does_not_echo(bench: Bench, server: Noting, queue: Producer) -> None:
-    """An answer to other blocks, and the page of a portal: nothing is marked as sent."""
-    blocks = [one.data for one in queue.queue.pending(1, 1)]
-    cached = server.send(encode_request(queue.announcement(1), blocks), "")
+    """An answer to as many other blocks, and the page of a portal: nothing is marked as sent."""
+    blocks = [one.data for one in queue.queue.pending(3, 1 << 20)]
+    cached = server.send(encode_request(queue.announcement(3), blocks), "")
     server.events.clear()
-    portal = Response(200, b"<html>welcome</html>")
     queue.queue.settle([(1, "acknowledged", None)])
-    server.answers = [cached, portal]
+    server.answers = [cached, Response(200, b"<html>welcome</html>")]
     steps(bench, queue, 2)
     assert queue.queue.counts().pending_blocks == 3
     steps(bench, queue, 1)
@@ -653,16 +686,21 @@ def test_schedule_lost_response_is_resent_byte_identically(
     assert bench.counted() == [1, 2, 3, 4]
 
 
-def test_schedule_413_recuts_nothing(bench: Bench, server: Noting, queue: Producer) -> None:
+def test_schedule_413_recuts_nothing(bench: Bench, server: Noting) -> None:
     """Fewer blocks at a time, down to one; the blocks stay what they are, even set aside."""
-    blocks = [one.data for one in queue.queue.pending(9, 1 << 20)]
+    producer = bench.producer()
+    for number in range(1, 8, 2):
+        bench.store(producer, number, number + 1)
+        producer.step(cut=True)
+    blocks = [one.data for one in producer.queue.pending(9, 1 << 20)]
     server.answers = [Response(413, b"")] * 5
-    steps(bench, queue, 12)
+    steps(bench, producer, 12)
     assert set(server.blocks) == set(blocks)
-    assert bench.counted() == [2, 3, 4]
-    queue.queue.retry_aside()
-    steps(bench, queue, 2)
-    assert bench.counted() == [1, 2, 3, 4]
+    assert bench.counted() == [3, 4, 5, 6, 7, 8]
+    producer.queue.retry_aside()
+    steps(bench, producer, 2)
+    assert set(server.blocks) == set(blocks)
+    assert bench.counted() == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_schedule_401_keeps_everything(bench: Bench, server: Noting, queue: Producer) -> None:
@@ -808,7 +846,7 @@ def test_schedule_full_buffer_drops_nothing_uncounted(bench: Bench) -> None:
     producer = bench.worker(meter).producer
     with pytest.raises(QueueFull):
         while True:
-            producer.store(frame(1, producer.id, dimension="filler", tags={"n": "x" * 200}))
+            producer.store(frame(1, producer.id, dimension="f", tenant=None))
     meter.record("d", 1)
     meter.record("d", 2)
     assert meter.flush().ok
@@ -827,21 +865,24 @@ def test_schedule_memory_of_a_meter_that_is_just_being_closed(
     shut = type(producer).shut
 
     def late(self: Any) -> None:
-        meter._waiting.append(meter._check("d", 2, None, None, None, None))
+        meter._waiting.append(meter._checked_body("d", 2, None, None, None, None))
         shut(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(producer), "shut", late)
         meter.close()
-    while not meter.close().ok:
-        pass
+    assert bench.names("*.lock"), "nobody came"
+    assert meter.close().ok
     assert bench.counted() == [1, 2]
 
 
 def test_schedule_first_spool_of_another_number(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk with room for a small file only: adoption reads it from where it was packed."""
+    """
+    A disk with room for a small file only, and then the queue rots: where the first spool is
+    number 0 as ever, everything is there and is packed anew.
+    """
     allocate = os.posix_fallocate
 
     def refuse(fd: int, offset: int, length: int) -> None:
@@ -854,8 +895,10 @@ def test_schedule_first_spool_of_another_number(
         producer = bench.producer()
     bench.store(producer, 1)
     producer.step(cut=True)
+    bench.flusher().step(producer)
     bench.store(producer, 2)
     producer.release(finished=False)
+    (bench.directory / f"{producer.id.hex()}.db").write_bytes(b"\xa5rotten!" * 1000)
     bench.adopt_all()
     assert bench.counted() == [1, 2]
 

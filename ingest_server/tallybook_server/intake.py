@@ -13,7 +13,6 @@ import hashlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, filterfalse
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -24,8 +23,8 @@ from tallybook.block import (
     check_digest,
     encode_block,
     pack,
+    read_columns,
     read_header,
-    read_payload,
 )
 from tallybook.errors import BlockDamaged, FrameDamaged, InvalidEvent
 from tallybook.event import (
@@ -49,7 +48,7 @@ from tallybook.wire import Announcement, Receipt
 from tallybook_server.content import event_json
 from tallybook_server.ledger import Delivery, OfferedEvent, RejectedEvent
 from tallybook_server.limits import DOOR_BLOCK_BYTES_CUT
-from tallybook_server.tail import Halves, Known, halve
+from tallybook_server.tail import Known, Numbering, halve
 
 __all__ = ["Fault", "Intake", "OfferedBlock", "OfferedRejection", "take_block", "take_events"]
 
@@ -76,7 +75,8 @@ class OfferedBlock:
         data: Its bytes.
         header: Its header.
         columns: Its events.
-        halves: Its series, each cut in two.
+        users: The first half of each series, looked up among the known ones.
+        tagsets: The second half, likewise.
         times: Per event, microseconds since 1970 UTC, as its host claims.
         latest: The latest of them.
         unfit: Why a series is out of bounds, by its index.
@@ -87,7 +87,8 @@ class OfferedBlock:
     data: bytes
     header: BlockHeader
     columns: Columns
-    halves: Halves
+    users: Numbering
+    tagsets: Numbering
     times: array[int]
     latest: int
     unfit: dict[int, Fault]
@@ -162,14 +163,14 @@ def take_block(data: bytes | memoryview, known: Known) -> OfferedBlock | Receipt
     data = bytes(data)
     header = read_header(data)
     try:
-        columns = read_payload(data, header)
+        columns, times = read_columns(data, header)
     except BlockDamaged as error:
         return _refusal(data, header, str(error))
-    times = list(accumulate(columns.times))
     halves = halve(columns.series)
-    unfit = _unfit(columns.series, halves, known)
+    users, tagsets = known.users.look_up(halves.users), known.tagsets.look_up(halves.tagsets)
+    unfit = _unfit(columns.series, users, tagsets) if users.missing or tagsets.missing else {}
     faults = _faults(columns, unfit) if unfit or _needs_care(columns) else {}
-    return OfferedBlock(data, header, columns, halves, array("q", times), max(times), unfit, faults)
+    return OfferedBlock(data, header, columns, users, tagsets, *times, unfit, faults)
 
 
 def _refusal(data: bytes, header: BlockHeader, reason: str) -> Receipt:
@@ -252,17 +253,14 @@ _NIL: Final = b"\xc0"  # No tags.
 _T = TypeVar("_T")
 
 
-def _unfit(series: Sequence[bytes], halves: Halves, known: Known) -> dict[int, Fault]:
+def _unfit(series: Sequence[bytes], users: Numbering, tagsets: Numbering) -> dict[int, Fault]:
     """Why series are out of bounds, by index; empty in all but a few blocks."""
-    users = set(filterfalse(known.users.__contains__, halves.users))
-    tagsets = set(filterfalse(known.tagsets.__contains__, halves.tagsets))
-    if (not users or _plain_users(users)) and (not tagsets or _plain_tagsets(tagsets)):
+    fresh_users, fresh_tagsets = users.fresh(), tagsets.fresh()
+    if (not fresh_users or _plain_users(fresh_users)) and (
+        not fresh_tagsets or _plain_tagsets(fresh_tagsets)
+    ):
         return {}
-    fresh = {
-        one
-        for one, user, tagset in zip(series, *halves, strict=True)
-        if user in users or tagset in tagsets
-    }
+    fresh = {series[at] for at in (*users.missing, *tagsets.missing)}
     faults = {one: fault for one in fresh if (fault := _series_fault(one)) is not None}
     return {at: faults[one] for at, one in enumerate(series) if one in faults}
 

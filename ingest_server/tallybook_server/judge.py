@@ -166,7 +166,15 @@ class Judge:
             fresh += last - first + 1
         if rulings:
             journal.add_rejections(_evidence(block, held, rulings, head.position))
-        stored = Stored(head.position, block.columns, block.halves, block.times, runs, block.unfit)
+        stored = Stored(
+            head.position,
+            block.columns,
+            block.users,
+            block.tagsets,
+            block.times,
+            runs,
+            block.unfit,
+        )
         receipt = _receipt(header, "stored", head.position, head.chain, runs)
         return Judged(receipt, stored, fresh, runs, {})
 

@@ -14,16 +14,14 @@ already there is found under its own name and answered as a duplicate.
 from __future__ import annotations
 
 import sqlite3
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import accumulate
 from threading import Condition, Thread
 from typing import Final, TypeVar
 
-from tallybook.block import REISSUED, read_header, read_payload
+from tallybook.block import REISSUED, read_columns, read_header
 from tallybook.clock import Clock, Ids
 from tallybook.errors import InvariantBroken
 from tallybook.wire import Exceptions, Receipt
@@ -42,7 +40,7 @@ from tallybook_server.limits import BLOCKS_PER_COMMIT_MAX, BYTES_PER_COMMIT_MAX
 from tallybook_server.producers import APPLICATION, DERIVED, DOOR, Receivings
 from tallybook_server.segment import Segment
 from tallybook_server.snapshot import Part, Snapshot, Snapshots
-from tallybook_server.tail import UNCOUNTED, Generation, Known, Stored, halve
+from tallybook_server.tail import UNCOUNTED, Generation, Known, Numbering, Stored, halve
 
 __all__ = ["Writer", "read_snapshot"]
 
@@ -429,15 +427,16 @@ def read_snapshot(journal: Journal, *, number: int) -> Snapshot:
 
 def _restored(position: int, data: bytes, runs: Sequence[VerdictRun]) -> Stored:
     """A stored block as it was judged; nothing is judged again."""
-    columns = read_payload(data, read_header(data))
-    times = array("q", accumulate(columns.times))
+    columns, (times, _) = read_columns(data, read_header(data))
     counted = bytearray(b"\1" * len(times))
     for run in runs:
         if run.verdict in UNCOUNTED:
             counted[run.first : run.last + 1] = bytes(run.last + 1 - run.first)
     used = {of for of, counts in zip(columns.of, counted, strict=True) if counts}
     unfit = frozenset(range(len(columns.series))) - used
-    return Stored(position, columns, halve(columns.series), times, runs, unfit)
+    halves = halve(columns.series)
+    users, tagsets = Numbering(halves.users), Numbering(halves.tagsets)
+    return Stored(position, columns, users, tagsets, times, runs, unfit)
 
 
 # -- one delivery --------------------------------------------------------------------------

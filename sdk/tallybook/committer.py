@@ -10,7 +10,7 @@ Whatever ends a step in its middle, a disk that refuses or a KeyboardInterrupt, 
 begins again behind the last commit: frames that were taken and not cut are taken once more,
 and never twice into a block.
 
-The frames of a block are taken apart by hand (`Packing.fill`), not by a decoder: this
+The frames of a block are taken apart by hand (`_fill`, `split_body`), not by a decoder: this
 loop shares the interpreter with the application.
 """
 
@@ -20,16 +20,16 @@ from typing import Final
 from zlib import crc32
 
 from tallybook.block import Columns, encode_block
-from tallybook.errors import FrameDamaged
+from tallybook.errors import FrameDamaged, InvariantBroken
 from tallybook.event import INT64_MAX
-from tallybook.frame import COMMON, END, HEAD, MAGIC, Frame, Torn, frame_seed, scan, split_body
+from tallybook.frame import COMMON, END, HEAD, MAGIC, Frame, frame_seed, scan, split_body
 from tallybook.limits import BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_CUT
 from tallybook.queue import Packed, Queue, QueueDamaged
 
 __all__ = ["Committer"]
 
 _END: Final = END[0]
-_COMMON_BYTES_MIN: Final = HEAD.size + COMMON.size + len(END)
+_OTHER: Final = (0, 0, 0, 0, 0)
 
 
 class Committer:
@@ -108,66 +108,59 @@ class Committer:
         while at < len(data):
             self._uncertain = True
             at = self._fill(data, at)
+            if at < len(data) and not self.full:
+                at = self._skip(data, at)
             self.read = (number, offset + at)
             if self.full:
                 self.cut(now)
-            elif at < len(data):
-                at = self._step(data, at)
-                self.read = (number, offset + at)
         self._uncertain = False
 
     def _fill(self, data: bytes, at: int) -> int:
-        """Take frames of the common shape, until another, the end, or a full block."""
-        series, of, times, mantissas = self._series, self._of, self._times, self._mantissas
+        """Take frames until one does not hold, the end, or a full block."""
         head, common, seed = HEAD.unpack_from, COMMON.unpack_from, self._seed
-        last = len(data) - _COMMON_BYTES_MIN
+        series, of, times, mantissas = self._series, self._of, self._times, self._mantissas
+        last = len(data) - len(END)
         room = self._events_max - len(of)
-        while room and at <= last:
+        while room > 0 and at < last - HEAD.size:
             magic, length, checksum = head(data, at)
-            end = at + 8 + length
-            array, kind, time, value, key = common(data, at + 8)
-            if (
-                array != 0x96
-                or kind != 0xCF
-                or value > 0x7F
-                or key != 0xC0
-                or magic != MAGIC
-                or end >= len(data)
-                or data[end] != _END
-                or crc32(data[at + 8 : end], seed) != checksum
-            ):
+            end = at + HEAD.size + length
+            body = data[at + HEAD.size : end]
+            if magic != MAGIC or end > last or data[end] != _END or crc32(body, seed) != checksum:
                 break
-            name = data[at + 20 : end]
+            at = end + 1
+            room -= 1
+            after = COMMON.size - 1  # Where the key begins.
+            array, kind, time, value, key = common(body) if length > COMMON.size else _OTHER
+            if 0xCC <= value <= 0xCE:  # uint8, uint16, uint32.
+                after += 1 << (value - 0xCC)
+                value = int.from_bytes(body[11:after], "big")
+                key = body[after] if after < length else 0
+            elif value > 0x7F:
+                array = 0
+            if array != 0x96 or kind != 0xCF or key != 0xC0:
+                self._take_any(body)
+                room = 0 if self.full else self._events_max - len(of)
+                continue
+            name = body[after + 1 :]
             number = series.get(name)
             if number is None:
                 number = series[name] = len(series)
                 self._series_bytes += length
                 if self._series_bytes >= BLOCK_RAW_BYTES_CUT:
-                    room = 1
+                    room = 0
             of.append(number)
             times.append(time // 1000)
             mantissas.append(value)
-            at = end + 1
-            room -= 1
         return at
 
-    def _step(self, data: bytes, at: int) -> int:
-        """Take one frame of any shape, or step over one stretch of damage."""
-        found = next(scan(data, at, self._seed), None)
-        if found is None:
-            return len(data)
-        if isinstance(found, Torn):
-            self._torn += 1
-            return found.end
-        return self._take_any(found)
-
-    def _take_any(self, frame: Frame) -> int:
+    def _take_any(self, data: bytes) -> None:
+        """Take the body of a frame that holds."""
         try:
-            body = split_body(frame.body)
+            body = split_body(data)
         except FrameDamaged:
             # The checksum holds and the content does not: nothing that we wrote.
             self._torn += 1
-            return frame.end
+            return
         index = len(self._of)
         number = self._series.get(body.series)
         if number is None:
@@ -187,7 +180,16 @@ class Committer:
             self._series_bytes += len(body.key)
         if body.given:
             self._given.append(index)
-        return frame.end
+
+    def _skip(self, data: bytes, at: int) -> int:
+        """Step over a stretch of damage; where the next frame that holds begins."""
+        found = next(scan(data, at, self._seed), None)
+        if isinstance(found, Frame):
+            raise InvariantBroken(f"a frame that holds, at {at}, was taken for damage")
+        if found is None:
+            return len(data)
+        self._torn += 1
+        return found.end
 
     def cut(self, now: int) -> None:
         """

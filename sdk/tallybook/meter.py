@@ -600,7 +600,13 @@ class Meter:
             )
             flusher = Flusher(transport, self._clock, self._ids)
             adopter = Adopter(settings.directory, settings.endpoint, flusher, self._clock)
-        hooks = Hooks(self._drain, self._buffer.__len__, self._status, self._go_on_elsewhere)
+        hooks = Hooks(
+            drain=self._drain,
+            buffered=self._buffer.__len__,
+            in_memory=self._buffered,
+            status=self._status,
+            lost=self._go_on_elsewhere,
+        )
         worker = Worker(producer, flusher, adopter, self._clock, hooks, settings.directory)
         dropped = self._drops_in_memory()
         if dropped:

@@ -1,9 +1,11 @@
 """
-The two threads of a Meter: one packs, one sends. They only call steps.
+The threads of a Meter: one packs, one sends, and at level ``buffered`` one empties the
+memory. They only call steps.
 
-Neither runs before the first event, and neither wakes while there is nothing to do: the
-packing thread ticks while events arrive and then sleeps until `record` rings; the sending
-thread wakes for a block, for a retry, and to say that the producer lives.
+None runs before the first event, and none wakes while there is nothing to do: the packing
+thread ticks while events arrive and then sleeps until `record` rings; the sending thread
+wakes for a block, for a retry, and to say that the producer lives. What is in memory must
+not wait for a disk: packing waits for one, so emptying has a thread of its own.
 
 A bell is a bare lock, not an Event or a Condition: ringing it is one call that a signal
 handler or a finaliser may make at any moment.
@@ -46,6 +48,8 @@ __all__ = ["Bell", "Drained", "FlushResult", "Hooks", "Worker"]
 log = logging.getLogger("tallybook")
 
 _TICK_SECONDS: Final = BUFFER_DELAY_SECONDS
+# Half of what is promised: the other half is for the thread to get its turn.
+_DRAIN_TICK_SECONDS: Final = BUFFER_DELAY_SECONDS / 2
 _IDLE_TICKS: Final = 50
 """After a second without an event, the packing thread sleeps."""
 _FAULT_SECONDS: Final = 1.0
@@ -115,6 +119,7 @@ class Hooks(NamedTuple):
     Attributes:
         drain: Move what is in memory into this producer's spool.
         buffered: How many events are in memory.
+        in_memory: Whether every event is in memory first, for 20 ms at most.
         status: The counts that lie beside the queue.
         lost: This worker's files cannot be written any more, for this reason: from now on
             record elsewhere.
@@ -122,6 +127,7 @@ class Hooks(NamedTuple):
 
     drain: Callable[[Producer], Drained]
     buffered: Callable[[], int]
+    in_memory: bool
     status: Callable[[Worker], dict[str, object]]
     lost: Callable[[Worker, str], None]
 
@@ -154,6 +160,7 @@ class Worker:
         self.adopter = adopter
         self.asleep = True
         self.packing = Bell()
+        self._draining = Bell()
         self.waiters: deque[Callable[[bool], None]] = deque()
         self.ended = False
         self._sending = Bell()
@@ -177,6 +184,8 @@ class Worker:
         self._loops = {"commit": self._commit_loop}
         if flusher is not None:
             self._loops["flush"] = self._flush_loop
+        if hooks.in_memory:
+            self._loops["drain"] = self._drain_loop
         self._threads: dict[str, threading.Thread] = {}
         self._start_at: float | None = None
 
@@ -224,6 +233,7 @@ class Worker:
     def wake(self) -> None:
         """An event was recorded while nobody looked. May be called from anywhere."""
         self.packing.ring()
+        self._draining.ring()
         if "commit" not in self._threads:
             with suppress(Exception):  # Nobody else is there who moves it out of the memory.
                 self._start_missing()
@@ -247,8 +257,16 @@ class Worker:
             if self._guarded(self.commit_step) is False and not self._stopping:
                 self.packing.wait(None)
             self.asleep = False
+            self._draining.ring()
             idle = 0
+        self._draining.ring()
         self._leave("packing")
+
+    def _drain_loop(self) -> None:
+        """Empty the memory while events arrive, whatever the packing thread waits for."""
+        while not self._stopping:
+            self._guarded(lambda: self._hooks.drain(self.producer).all)
+            self._draining.wait(None if self.asleep else _DRAIN_TICK_SECONDS)
 
     def commit_step(self) -> bool:
         """
@@ -469,10 +487,10 @@ class Worker:
         self._stopping = True
         self.packing.ring()
         self._sending.ring()
-        flushing, packing = self._alive("flush"), self._alive("commit")
-        if flushing is None and not self.ended:
+        threads = [self._alive(name) for name in ("flush", "commit", "drain")]
+        if threads[0] is None and not self.ended:
             self._finish()
-        for thread in (flushing, packing):
+        for thread in threads:
             if thread is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - self._clock.monotonic()))
         if self._result is not None:

@@ -118,6 +118,19 @@ def test_every_kind_of_event_comes_out_as_it_went_in(queue: Queue) -> None:
     assert events[1].time == -5
 
 
+def test_every_width_of_a_value_is_packed_as_it_was_recorded(queue: Queue) -> None:
+    """At each border of msgpack's integers, as an integer and as a decimal."""
+    borders = [2**bits + off for bits in (5, 7, 8, 15, 16, 31, 32, 62, 63, 64) for off in (-1, 0)]
+    values = [(border, scale) for border in borders for scale in (0, 1, 9)]
+    values = [(mantissa + (mantissa % 10 == 0), scale) for mantissa, scale in values]
+    data = b"".join(frame(index, value=value) for index, value in enumerate(values))
+    take(Committer(queue, PRODUCER, "app"), data)
+    (waiting,) = queue.pending(9, 1 << 20)
+    events = read_payload(waiting.data, read_header(waiting.data)).events()
+    assert [event.value for event in events] == values
+    assert len({event.time - index for index, event in enumerate(events)}) == 1
+
+
 def test_a_clock_that_goes_back_is_packed(queue: Queue) -> None:
     """Times are what the host's clock said, in the order of recording."""
     times = [1_700_000_000_000_000, 1_600_000_000_000_000, 1_800_000_000_000_000, 5]

@@ -11,7 +11,6 @@ are, and reported.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -33,11 +32,10 @@ from tallybook.frame import DROPPED_OFFSET, SpoolIdentity, dropped_at, read_head
 from tallybook.limits import ADOPTION_SECONDS, HELD_SECONDS, SPOOL_HEADER_BYTES
 from tallybook.producer import announce, remove_files
 from tallybook.queue import Queue, QueueDamaged
+from tallybook.warning import warn
 from tallybook.wire import Announcement
 
 __all__ = ["Adopter", "Held", "Orphan"]
-
-log = logging.getLogger("tallybook")
 
 
 class Held(Exception):
@@ -111,7 +109,7 @@ class Orphan:
             for suffix in ("-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     Path(f"{path}{suffix}").unlink()
-            log.warning("%s; packed anew from its spools, kept as %s", error, damaged.name)
+            warn(f"{error}; packed anew from its spools, kept as {damaged.name}")
             self.queue = self._take_over(path, identity, spools)
         with suppress(Exception):
             self._publish()
@@ -336,7 +334,7 @@ class Adopter:
         self._held_until[name] = self._clock.monotonic() + HELD_SECONDS
         if self.held.get(name) != reason:
             self.held[name] = reason
-            log.warning("a dead producer's queue is held: %s", reason)
+            warn(f"a dead producer's queue is held: {reason}")
 
     def _let_go(self, orphan: Orphan, reason: str) -> None:
         self.orphans.remove(orphan)

@@ -17,7 +17,6 @@ What an answer means:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol
@@ -46,10 +45,10 @@ from tallybook.limits import (
     BACKOFF_SECONDS_MAX,
     REQUEST_BLOCKS_MAX,
     REQUEST_BYTES_MAX,
-    WARNING_SECONDS,
 )
 from tallybook.queue import Queue, QueuedBlock, Reentered
 from tallybook.transport import Response, Transport
+from tallybook.warning import Warner
 from tallybook.wire import (
     CONTENT_TYPE,
     Announcement,
@@ -60,8 +59,6 @@ from tallybook.wire import (
 )
 
 __all__ = ["Flusher", "Outbox"]
-
-log = logging.getLogger("tallybook")
 
 _REFUSED_ALONE: Final = frozenset({400, 413, 422})
 _REFUSALS_MAX: Final = 3
@@ -111,7 +108,7 @@ class Flusher:
         self._blocks_max = REQUEST_BLOCKS_MAX
         self._refused_block = b""
         self._refusals = 0
-        self._warned_at: dict[str, float] = {}
+        self._warn = Warner(clock)
         self.ledger: str | None = None
         self.acknowledged = 0
         self.duplicates = 0
@@ -315,12 +312,6 @@ class Flusher:
         outbox.sending_blocked = bool(sent)
         self.last_error = words
         self._warn("send", f"nothing is lost, but sending fails: {words}")
-
-    def _warn(self, kind: str, words: str) -> None:
-        now = self._clock.monotonic()
-        if now - self._warned_at.get(kind, -WARNING_SECONDS) >= WARNING_SECONDS:
-            self._warned_at[kind] = now
-            log.warning("%s", words)
 
     def close(self) -> None:
         """Let go of the transport. Idempotent."""

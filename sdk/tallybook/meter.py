@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import logging
 import mmap
 import os
 import sys
@@ -53,13 +52,13 @@ from tallybook.limits import (
     BUFFER_EVENTS_MAX,
     KNOWN_TAGS_MAX,
     TAGS_MAX,
-    WARNING_SECONDS,
 )
 from tallybook.producer import Producer, ProducerClosed
 from tallybook.queue import Reentered
 from tallybook.settings import Durability, OnFull, read_settings
 from tallybook.tenant import current_tenant
 from tallybook.transport import HttpTransport, Transport
+from tallybook.warning import Warner, warn
 from tallybook.worker import Drained, FlushResult, Hooks, Worker
 
 if TYPE_CHECKING:
@@ -67,8 +66,6 @@ if TYPE_CHECKING:
     import asyncio
 
 __all__ = ["FlushResult", "Handle", "Meter", "Stats", "Tags", "default_meter"]
-
-log = logging.getLogger("tallybook")
 
 Tags = Mapping[str, str | int | float | bool]
 """Free keys and values to slice by; numbers and bools are kept as text."""
@@ -214,7 +211,7 @@ class Meter:
         self._drops = itertools.count()
         self._drops_handed_over = 0
         self._reopen_at = self._clock.monotonic()
-        self._warned_at = self._clock.monotonic() - WARNING_SECONDS
+        self._warn = Warner(self._clock)
 
     def __repr__(self) -> str:
         settings = self._settings
@@ -424,7 +421,9 @@ class Meter:
                 self._open()
             except Exception as error:
                 _open_meters.add(self)  # So that the exit tries once more.
-                self._warn(f"usage is in memory only, since the queue cannot be opened: {error}")
+                self._warn(
+                    "memory", f"usage is in memory only, since the queue cannot be opened: {error}"
+                )
         bed = self._bed
         if bed.asleep:
             bed.wake()
@@ -501,7 +500,7 @@ class Meter:
                 if isinstance(error, QueueFull)
                 else QueueFull(f"the queue cannot take the event: {error}")
             ) from None
-        self._warn(f"record waits, since the queue cannot take the event: {error}")
+        self._warn("wait", f"record waits, since the queue cannot take the event: {error}")
         threading.Event().wait(_BLOCK_POLL_SECONDS)
 
     def _in_the_middle(self) -> bool:
@@ -522,16 +521,10 @@ class Meter:
         except (ProducerClosed, Reentered):
             for _ in range(events):
                 next(self._drops)  # The next producer announces them.
-        self._warn(f"usage is being dropped, and counted: {error}")
+        self._warn("drop", f"usage is being dropped, and counted: {error}")
 
     def _drops_in_memory(self) -> int:
         return _reading(self._drops) - self._drops_handed_over
-
-    def _warn(self, words: str) -> None:
-        now = self._clock.monotonic()
-        if now - self._warned_at >= WARNING_SECONDS:
-            self._warned_at = now
-            log.warning("%s", words)
 
     def _await_sync(self, worker: Worker) -> None:
         """Wait for the disk, and raise DurabilityUnknown if it does not confirm."""
@@ -917,7 +910,7 @@ def _at_exit() -> None:
             with suppress(Exception):
                 error = meter.close().error
         if error and len(meter._buffer):
-            log.warning("usage is lost at exit: %s", error)
+            warn(f"usage is lost at exit: {error}")
 
 
 _closes_with_multiprocessing = 0

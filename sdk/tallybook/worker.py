@@ -17,7 +17,6 @@ exit. Whichever thread comes last lets go of the files.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections import deque
@@ -38,14 +37,12 @@ from tallybook.limits import (
     ANNOUNCE_SECONDS,
     BUFFER_DELAY_SECONDS,
     STATUS_DELAY_SECONDS,
-    WARNING_SECONDS,
 )
 from tallybook.producer import Producer, ProducerClosed
 from tallybook.queue import QueueDamaged, Reentered
+from tallybook.warning import Warner
 
 __all__ = ["Bell", "Drained", "FlushResult", "Hooks", "Worker"]
-
-log = logging.getLogger("tallybook")
 
 _TICK_SECONDS: Final = BUFFER_DELAY_SECONDS
 # Half of what is promised: the other half is for the thread to get its turn.
@@ -170,7 +167,7 @@ class Worker:
         self._status_at = clock.monotonic() - STATUS_DELAY_SECONDS
         self._status_written: dict[str, object] = {}
         self._announced_at = clock.monotonic()
-        self._warned_at = clock.monotonic() - WARNING_SECONDS
+        self._warn = Warner(clock)
         self.closed_announced = False
         self._publishing = threading.Lock()
         self._stopping = False
@@ -303,8 +300,9 @@ class Worker:
                 waiter(confirmed)
         if not confirmed:
             self._warn(
+                "sync",
                 f"nothing is lost, but a spool could not be synced: {self.producer.sync_error}; "
-                "going on in a new one"
+                "going on in a new one",
             )
 
     def wait_for_sync(self, done: Callable[[bool], None]) -> None:
@@ -571,7 +569,7 @@ class Worker:
             return
         if isinstance(error, ProducerClosed | Reentered):
             return
-        self._warn(f"nothing is lost, but the queue cannot be written: {error}")
+        self._warn("queue", f"nothing is lost, but the queue cannot be written: {error}")
         if _is_full(error):
             with suppress(Exception):
                 self.producer.make_room()
@@ -580,15 +578,9 @@ class Worker:
         if self._retired:
             return
         self._retired = True
-        self._warn(f"{words}; recording goes on in a new queue")
+        self._warn("files", f"{words}; recording goes on in a new queue")
         self._hooks.lost(self, words)
         self.retire(damaged=damaged)
-
-    def _warn(self, words: str) -> None:
-        now = self._clock.monotonic()
-        if now - self._warned_at >= WARNING_SECONDS:
-            self._warned_at = now
-            log.warning("%s", words)
 
 
 def _is_full(error: Exception) -> bool:

@@ -112,7 +112,7 @@ def test_a_disk_that_refuses_is_tried_again_without_another_event(
     meter = bench.meter(**LIVE)
     meter.record("d", 1)
     worker = bench.worker(meter)
-    until(lambda: worker._warned_at > 0)
+    until(lambda: worker._warn._warned_at)
     refusing.clear()
     until(lambda: bench.counted() == [1])
 

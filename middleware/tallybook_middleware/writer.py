@@ -84,12 +84,12 @@ class Writer:
 
     async def awrite(self, plan: Plan) -> None:
         """
-        Record it; at level ``power``, await the disk instead of blocking the event loop.
+        Record it; where that may block, await it, so that the event loop goes on.
 
         The events wait together, each in a task: cancelling the request ends the waiting,
         and not the recording.
         """
-        if not self._awaits_disk():
+        if not self._awaits():
             self.write(plan)
             return
         tasks = {
@@ -113,11 +113,10 @@ class Writer:
         except Exception as error:
             self._tell(error)
 
-    def _awaits_disk(self) -> bool:
-        """Whether recording waits for the disk. What is not known to be quick is awaited."""
+    def _awaits(self) -> bool:
+        """Whether recording is awaited, since it may block: here is a loop that can do it."""
         try:
-            settings = getattr(self.meter(), "_settings", None)
-            if getattr(settings, "durability", "power") != "power":
+            if not self.meter().may_block:
                 return False
             asyncio.get_running_loop()  # Another loop, such as trio's, cannot await it.
         except Exception:

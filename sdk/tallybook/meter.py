@@ -220,6 +220,11 @@ class Meter:
             f"directory={str(settings.directory)!r}, durability={settings.durability!r})"
         )
 
+    @property
+    def may_block(self) -> bool:
+        """Whether `record` may wait, for a disk or for room: in a coroutine, await `arecord`."""
+        return self._power or self._settings.on_full == "block"
+
     # -- recording -----------------------------------------------------------------------------
 
     def record(

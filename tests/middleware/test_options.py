@@ -470,11 +470,12 @@ def test_an_invalid_tenant_is_unattributed_and_not_lost(
     assert "s3cret" not in caplog.text
 
 
-def test_at_level_power_the_loop_goes_on_while_the_disk_is_awaited(
-    play: Any, tmp_path: Path
+@pytest.mark.parametrize("options", [{"durability": "power"}, {"on_full": "block"}], ids=str)
+def test_what_may_block_is_awaited_while_the_loop_goes_on(
+    play: Any, tmp_path: Path, options: Any
 ) -> None:
     """The last message waits for arecord; record, which would block, is not called."""
-    meter = Meter("test", directory=tmp_path, durability="power")
+    meter = Meter("test", directory=tmp_path, **options)
     awaited: list[str] = []
 
     async def arecord(dimension: str, *args: Any, **options: Any) -> None:
@@ -509,12 +510,13 @@ def test_cancelling_the_wait_for_the_disk_does_not_cancel_the_record() -> None:
     release = asyncio.Event()
 
     class Slow(MemoryMeter):
+        may_block = True
+
         async def arecord(self, *args: Any, **options: Any) -> None:
             await release.wait()
             self.record(*args, **options)
 
     meter = Slow()
-    meter._settings = None  # type: ignore[assignment] # pyright: ignore
 
     async def main() -> None:
         waiting = asyncio.Event()

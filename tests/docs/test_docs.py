@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -71,6 +73,19 @@ def test_every_route_and_problem_is_documented(tmp_path: Path) -> None:
         assert f" {route.path}`" in page, route.path
     for problem in (*REQUEST_PROBLEMS, *EVENT_PROBLEMS):
         assert f"`{problem.slug}`" in page, problem.slug
+
+
+@pytest.mark.parametrize("name", ["sdk.md", "middleware.md"])
+def test_every_example_of_a_page_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks of a page, one after another, as they are printed."""
+    monkeypatch.setenv("TALLYBOOK_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("TALLYBOOK_CLOSE_SECONDS", "0")
+    page = (DOCS / "reference" / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    subprocess.run([sys.executable, "-c", "".join(blocks)], check=True, timeout=60)
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

@@ -18,6 +18,7 @@ take a turn on the writer's thread.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -178,16 +179,18 @@ class Sealer:
                 path,
                 wides=self._tables.has_wides(generation),
                 extras=self._tables.has_extras(generation),
+                few=(len(generation.users) + len(generation.tagsets)) * _FEW <= generation.events,
             )
-            cursor.execute(copy)
+            written = cursor.execute(copy).fetchone()
             found = cursor.execute(_TOTALS.format(n=number)).fetchone()
-        if found is None or found[0] != sealing.part.generation.events:
+        counts = (generation.events, len(generation.users), len(generation.tagsets))
+        if written != counts[:1] or found is None or found[:3] != counts:
             raise InvariantBroken(
-                f"generation {number} has {sealing.part.generation.events} events, "
-                f"its tables have {found and found[0]}"
+                f"generation {number} has {counts} events, users and tagsets, its tables have "
+                f"{found and found[:3]}, and {written} rows were written"
             )
         sha256, size = file_digest(path)
-        rows, time_min, time_max, wides = found
+        rows, _, _, wides, time_min, time_max = found
         return Segment(
             name=sealing.name,
             sha256=sha256,
@@ -230,22 +233,39 @@ _USES: Final = (
     "SELECT tag, count(*) FROM (SELECT unnest(map_keys(tags)) AS tag FROM tagsets_{n}) GROUP BY tag"
 )
 _TOTALS: Final = (
-    'SELECT count(*), min("time"), max("time"), (SELECT count(*) FROM wides_{n}) FROM events_{n}'
+    "SELECT count(*), (SELECT count(*) FROM users_{n}), (SELECT count(*) FROM tagsets_{n}), "
+    '(SELECT count(*) FROM wides_{n}), min("time"), max("time") FROM events_{n}'
 )
+_FEW: Final = 8
+"""Users and tagsets are few when there are this many events of each."""
 
 
 def _copy(
-    n: int, tags: tuple[str, ...], more: tuple[str, ...], path: Path, *, wides: bool, extras: bool
+    n: int,
+    tags: tuple[str, ...],
+    more: tuple[str, ...],
+    path: Path,
+    *,
+    wides: bool,
+    extras: bool,
+    few: bool,
 ) -> str:
+    """
+    The statement that writes generation *n*.
+
+    What costs most is to sort texts along with the numbers. Where users and tagsets are
+    *few*, only numbers are sorted, and then each row takes its texts from a list, by number;
+    that keeps the rows in order, which a join behind the sort would not. Where they are not
+    few, such lists cost more than they save. Measured per event: 0.9 us instead of 1.4 with
+    20,000 users and 1,000 tagsets; 6.5 instead of 3.2 where no two events have the same tags.
+    """
     # A COPY takes no parameters. Tag keys have no control characters, and a quote in a
     # literal is doubled, which is all the escaping that DuckDB's literals know.
-    columns = "".join(f", tags[{quoted(key)}] AS {identifier(f'tag:{key}')}" for key in tags)
-    names = "".join(f", t.{identifier(f'tag:{key}')}" for key in tags)
+    texts = {identifier(f"tag:{key}"): f"tags[{quoted(key)}]" for key in tags}
     if more:
         keys = ", ".join(map(quoted, more))
         chosen = f"list_filter(map_entries(tags), lambda one: one.key IN ({keys}))"
-        columns += f", map_from_entries({chosen}) AS more_tags"
-        names += ", t.more_tags"
+        texts["more_tags"] = f"map_from_entries({chosen})"
     # Few generations have any; where there is none, a join is a search per event for nothing.
     value, wide, join = 'e."value"', "NULL::VARCHAR AS wide", ""
     if wides:
@@ -255,15 +275,39 @@ def _copy(
     if extras:
         identity = 'x."key", x.id'
         join += f'LEFT JOIN extras_{n} AS x ON x.entry = e.entry AND x."index" = e."index" '
+    if few:
+        # Lists begin at 1, and numbers at 0. That none is missing is seen by the totals.
+        halves = "e.of_user, e.of_tagset"
+        user = "u.dimension[s.of_user + 1] AS dimension, u.tenant[s.of_user + 1] AS tenant"
+        tagset = "".join(f", t.{name}[s.of_tagset + 1] AS {name}" for name in texts)
+        lists = f", (SELECT {_lists(('dimension', 'tenant'))} FROM users_{n}) AS u"
+        if texts:
+            columns = ", ".join(f"{text} AS {name}" for name, text in texts.items())
+            lists += (
+                f", (SELECT {_lists(texts)} FROM (SELECT number, {columns} FROM tagsets_{n})) AS t"
+            )
+    else:
+        user, tagset, lists = "dimension, tenant", "".join(f", {name}" for name in texts), ""
+        halves = "u.dimension, u.tenant" + "".join(f", t.{name}" for name in texts)
+        columns = "".join(f", {text} AS {name}" for name, text in texts.items())
+        join = (
+            f"JOIN (SELECT number{columns} FROM tagsets_{n}) AS t ON t.number = e.of_tagset {join}"
+        )
     # The users are put in order once, so that the events are sorted by numbers alone.
-    return (
-        f'COPY (SELECT u.dimension, u.tenant, e."time", {value} AS "value", e.scale, {wide}, '
-        f'e.entry, e."index", {identity}, e.given = 1 AS given{names} FROM events_{n} AS e '
+    ordered = (
+        f'SELECT {halves}, e."time", {value} AS "value", e.scale, {wide}, e.entry, e."index", '
+        f"{identity}, e.given = 1 AS given FROM events_{n} AS e "
         "JOIN (SELECT number, dimension, tenant, "
-        f"dense_rank() OVER (ORDER BY tenant, dimension) AS place FROM users_{n}) AS u "
-        "ON u.number = e.of_user "
-        f"JOIN (SELECT number{columns} FROM tagsets_{n}) AS t ON t.number = e.of_tagset "
-        f'{join}ORDER BY u.place, e."time", e.entry, e."index") '
+        f"(dense_rank() OVER (ORDER BY tenant, dimension))::UINTEGER AS place FROM users_{n}) AS u "
+        f'ON u.number = e.of_user {join}ORDER BY u.place, e."time", e.entry, e."index"'
+    )
+    return (
+        f'COPY (SELECT {user}, "time", "value", scale, wide, entry, "index", "key", id, given'
+        f"{tagset} FROM ({ordered}) AS s{lists}) "
         f"TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2, "
         "KV_METADATA {'tallybook.segment': '1'})"
     )
+
+
+def _lists(names: Iterable[str]) -> str:
+    return ", ".join(f"list({name} ORDER BY number) AS {name}" for name in names)

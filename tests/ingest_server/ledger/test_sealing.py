@@ -269,6 +269,31 @@ def ask(sql: str) -> list[tuple[object, ...]]:
         return other.execute(sql).fetchall()
 
 
+@pytest.fixture(params=["few", "many"])
+def users_and_tagsets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a seal both ways: few are looked up in lists, many are joined."""
+    monkeypatch.setattr(stages, "_FEW", 0 if request.param == "few" else 1_000)
+
+
+@pytest.mark.usefixtures("users_and_tagsets")
+def test_segment_holds_each_event_whole_and_in_order(desk: Desk) -> None:
+    """By tenant, dimension and time, then by place; each with its own tenant and tags."""
+    fill(desk)
+    for at in range(20):
+        tags = {"route": f"/{at % 3}"} if at % 4 else {}
+        one = event(at, tenant=f"t{at % 5}" if at % 7 else None, tags=tags, time=at * 37 % 11)
+        desk.send(block(10 + 2 * at, one, event(at, tenant=f"t{at % 2}", tags=tags, time=5)))
+    before = desk.ledger.scan(after=(0, -1), limit=100)
+    desk.seal()
+    assert desk.ledger.scan(after=(0, -1), limit=100) == before
+    assert desk.findings() == []
+    path = str(next((desk.directory / "segments").iterdir()))
+    columns = 'tenant, dimension, "time", entry, "index"'
+    rows = ask(f"SELECT {columns} FROM read_parquet('{path}', file_row_number = true)")
+    assert rows == ask(f"SELECT {columns} FROM read_parquet('{path}') ORDER BY {columns}")
+
+
+@pytest.mark.usefixtures("users_and_tagsets")
 def test_segment_is_plain_parquet(desk: Desk) -> None:
     """Another program reads it: the columns of docs/reference/formats.md, sorted."""
     fill(desk)

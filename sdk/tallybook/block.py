@@ -74,6 +74,9 @@ _HEAD: Final = struct.Struct("<4sBBH16sQIII")
 _DIGEST: Final = struct.Struct("<32s")
 HEADER_BYTES: Final = _HEAD.size + _DIGEST.size
 
+_BOUNDED: Final[dict[int, int]] = {
+    zstd.DecompressionParameter.window_log_max: BLOCK_RAW_BYTES_MAX.bit_length()
+}
 _ZSTD_LEVEL: Final = 1  # Compressing is on the host application's time.
 
 
@@ -338,8 +341,9 @@ def read_columns(block: bytes | memoryview, header: BlockHeader) -> tuple[Column
 
 
 def _decompress(stored: bytes | memoryview, raw_bytes: int) -> bytes:
-    # The bound is on what comes out, whatever the compressed frame says of itself.
-    decompressor = zstd.ZstdDecompressor()
+    # The bounds are on what comes out and on what the decompressor may take for it, whatever
+    # the compressed frame says of itself.
+    decompressor = zstd.ZstdDecompressor(options=_BOUNDED)
     try:
         raw = decompressor.decompress(stored, max_length=raw_bytes + 1)
     except zstd.ZstdError as error:

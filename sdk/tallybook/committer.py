@@ -16,6 +16,7 @@ loop shares the interpreter with the application.
 
 from __future__ import annotations
 
+from errno import ENOSPC
 from typing import Final
 from zlib import crc32
 
@@ -39,6 +40,8 @@ class Committer:
     Attributes:
         packed: What is committed.
         read: (spool number, offset) up to where frames were taken; ahead of `packed`.
+        short: The disk is full: no block is committed while another one waits to be sent, since
+            it would take the room that marking the other one needs.
     """
 
     def __init__(self, queue: Queue, producer: bytes, source: str | None) -> None:
@@ -48,6 +51,7 @@ class Committer:
         self._seed = frame_seed(producer)
         self.packed = queue.packed()
         self.read = (self.packed.number, self.packed.offset)
+        self.short = False
         self._uncertain = False
         self._events_max = BLOCK_EVENTS_MAX
         self._open_block()
@@ -210,6 +214,8 @@ class Committer:
         )
         if packed == self.packed:
             return
+        if self.short and self._of and self._queue.counts().pending_blocks:
+            raise OSError(ENOSPC, "the disk is full; what is queued is sent first")
         self._uncertain = True
         # Should this fail, the next block is smaller: on a full disk it may still find room.
         before, self._events_max = self._events_max, max(1, len(self._of) // 4)

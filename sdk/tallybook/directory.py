@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from errno import EEXIST
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -218,18 +219,20 @@ def lock_names(directory: Path) -> list[Path]:
     )
 
 
-def add_ballast(directory: Path) -> None:
-    """Put the ballast there, if there is room for it."""
+def add_ballast(directory: Path) -> bool:
+    """Put the ballast there, if there is room for it; whether it is there."""
     try:
         fd = os.open(directory / _BALLAST, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return  # It is there, or the disk is full: then there is nothing to add.
+    except OSError as error:
+        return error.errno == EEXIST
     try:
         os.posix_fallocate(fd, 0, BALLAST_BYTES)
     except OSError:
         drop_ballast(directory)
+        return False
     finally:
         os.close(fd)
+    return True
 
 
 def drop_ballast(directory: Path) -> None:

@@ -71,8 +71,11 @@ BLOCK_EVENTS_MAX: Final = 2_000
 BLOCK_RAW_BYTES_MAX: Final = 4 << 20
 """A block's payload before compression: the bound that a decompression bomb meets."""
 
-BLOCK_RAW_BYTES_CUT: Final = 1 << 20
-"""The committer cuts a block here, so that the largest events stay well under the bound."""
+BLOCK_RAW_BYTES_CUT: Final = 128 << 10
+"""Where the series of a block take more, it is cut: what the ballast leaves has room for it."""
+
+LOG_PAGES_MAX: Final = 24
+"""The queue's write-ahead log is folded into its file beyond so many pages of 4 KiB."""
 
 BLOCK_DELAY_SECONDS: Final = 0.25
 """A block is cut when its oldest event is this old and nothing is being sent."""

@@ -101,7 +101,6 @@ class Producer:
         self._stepping = threading.RLock()
         self._stepper = 0
         self.sending_blocked = False
-        self._short = False
         self.held: str | None = None
         self.sync_error: str | None = None
         self._taken_at: float | None = None
@@ -186,7 +185,7 @@ class Producer:
 
     def _rotate(self, frame: bytes) -> None:
         used = self.bytes
-        if self._short:
+        if self._committer.short:
             raise QueueFull(
                 f"the disk of {self._settings.directory} is full; its last room is for sending "
                 "what is there"
@@ -290,9 +289,8 @@ class Producer:
         if not committer.taken:
             self._taken_at = None
             self.through = through
-        if self._short:
-            add_ballast(self._settings.directory)
-            self._short = False
+        if committer.short:
+            committer.short = not add_ballast(self._settings.directory)
         committed = committer.packed.sequence != before
         if committed:
             self._queue_bytes = self.queue.used_bytes()
@@ -370,8 +368,9 @@ class Producer:
 
     def make_room(self) -> None:
         """On a full disk: give up the ballast and what the server has, and cut the log."""
-        # Until a step has succeeded, no new spool: it would take the room that packing needs.
-        self._short = True
+        # Until a step has succeeded and the ballast is back: no new spool, which would take the
+        # room that packing needs, and one block at a time.
+        self._committer.short = True
         drop_ballast(self._settings.directory)
         for step in (self.queue.checkpoint, self._drop_acknowledged, self.queue.checkpoint):
             # Each makes room for the next, and one may fail where the next does not.
@@ -387,10 +386,13 @@ class Producer:
         now = self._clock.time_ns() // 1000
         # Of a small queue, only a small part is for what the server has already.
         kept = min(RETAINED_BYTES_MAX, self._settings.queue_bytes_max // 8)
+        if self._committer.short:
+            kept = 0
         self.queue.prune(kept, now - RETAINED_SECONDS_MAX * 1_000_000)
         self._queue_bytes = self.queue.used_bytes()
-        if not self._short and not self.queue.counts().pending_blocks:
-            add_ballast(self._settings.directory)  # The disk takes it again, so put it back.
+        if not self.queue.counts().pending_blocks:
+            # The disk takes it again, so put it back.
+            self._committer.short = not add_ballast(self._settings.directory)
 
     # -- what it says of itself --------------------------------------------------------------
 

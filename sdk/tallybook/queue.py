@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from tallybook.block import read_header
 from tallybook.errors import InvariantBroken
-from tallybook.limits import SPOOL_HEADER_BYTES
+from tallybook.limits import LOG_PAGES_MAX, SPOOL_HEADER_BYTES
 
 __all__ = ["Counts", "Packed", "Queue", "QueueDamaged", "QueuedBlock", "Reentered"]
 
@@ -36,16 +36,22 @@ create table blocks (
     producer blob not null,
     first integer not null,
     count integer not null,
-    data blob not null,
-    state text not null default 'pending',
+    state integer not null default 0,
     reason text,
     queued_at integer not null,
+    data blob not null,
     unique (producer, first)
 ) strict;
 create index by_state on blocks (state, id, count, queued_at);
 """
 # The index holds all that `counts` wants: a queue of a gigabyte is counted every second.
 _VERSION: Final = 1
+
+# Pending is 0 and acknowledged 1, because both take no space in a row: marking a block writes
+# one page anew. Were the row to change its length, all of the block would be written into the
+# log, which on a full disk has no room for it.
+_PENDING: Final = 0
+_STATES: Final = {"acknowledged": 1, "aside": 2}
 
 
 class QueueDamaged(Exception):
@@ -254,7 +260,7 @@ class Queue:
         """The oldest waiting blocks, at least one if there is any."""
         with self._lock:
             waiting = self._rows(
-                "select id, length(data) from blocks where state = 'pending' order by id limit ?",
+                "select id, length(data) from blocks where state = 0 order by id limit ?",
                 blocks_max,
             )
             sizes = accumulate(size for _, size in waiting)
@@ -263,7 +269,7 @@ class Queue:
             ]
             last = fitting[-1] if fitting else waiting[0][0] if waiting else 0
             rows = self._rows(
-                "select id, data from blocks where state = 'pending' and id <= ? order by id", last
+                "select id, data from blocks where state = 0 and id <= ? order by id", last
             )
         return [QueuedBlock(id, data) for id, data in rows]
 
@@ -275,8 +281,7 @@ class Queue:
         """Whether a block of *producer* up to *last_id* waits, or any that was issued again."""
         return bool(
             self._rows(
-                "select 1 from blocks where state = 'pending' and (id <= ? or producer <> ?) "
-                "limit 1",
+                "select 1 from blocks where state = 0 and (id <= ? or producer <> ?) limit 1",
                 last_id,
                 producer,
             )
@@ -303,7 +308,7 @@ class Queue:
         def settle(connection: sqlite3.Connection) -> None:
             connection.executemany(
                 "update blocks set state = ?, reason = ? where id = ?",
-                [(state, reason, id) for id, state, reason in settled],
+                [(_STATES[state], reason, id) for id, state, reason in settled],
             )
             for block in reissued:
                 _insert(connection, block, now)
@@ -316,7 +321,7 @@ class Queue:
         return self._change(
             lambda connection: (
                 connection.execute(
-                    "update blocks set state = 'pending', reason = null where state = 'aside'"
+                    "update blocks set state = 0, reason = null where state = 2"
                 ).rowcount
             )
         )
@@ -325,8 +330,7 @@ class Queue:
         """Remove acknowledged blocks, oldest first, beyond *bytes_max* or older than the time."""
         kept = 0
         for last, size, queued_at in self._rows(
-            "select id, length(data), queued_at from blocks where state = 'acknowledged' "
-            "order by id desc"
+            "select id, length(data), queued_at from blocks where state = 1 order by id desc"
         ):
             kept += size
             if kept > bytes_max or queued_at < queued_after:
@@ -336,14 +340,14 @@ class Queue:
     def _remove_acknowledged(self, last: int) -> None:
         self._change(
             lambda connection: connection.execute(
-                "delete from blocks where state = 'acknowledged' and id <= ?", (last,)
+                "delete from blocks where state = 1 and id <= ?", (last,)
             )
         )
 
     def acknowledged(self) -> Iterator[bytes]:
         """The acknowledged blocks that are still kept, oldest first."""
         # One at a time: together they may be 64 MiB.
-        for (id,) in self._rows("select id from blocks where state = 'acknowledged' order by id"):
+        for (id,) in self._rows("select id from blocks where state = 1 order by id"):
             for (data,) in self._rows("select data from blocks where id = ?", id):
                 yield data
 
@@ -358,13 +362,13 @@ class Queue:
             )
         }
         none = (0, 0, None)
-        pending, aside = by_state.get("pending", none), by_state.get("aside", none)
+        pending, aside = by_state.get(_PENDING, none), by_state.get(_STATES["aside"], none)
         return Counts(
             pending_blocks=pending[0],
             pending_events=pending[1],
             aside_blocks=aside[0],
             aside_events=aside[1],
-            acknowledged_events=by_state.get("acknowledged", none)[1],
+            acknowledged_events=by_state.get(_STATES["acknowledged"], none)[1],
             oldest=pending[2],
         )
 
@@ -439,6 +443,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     # simulated cuts).
     connection.execute("pragma synchronous = extra")
     connection.execute("pragma journal_mode = wal")
+    # The log, with the largest block behind it, must fold into the file on a full disk that has
+    # no more room than the ballast leaves.
+    connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES_MAX}")
     # FULL: a block is sent only once its commit is on disk. A cut that is rolled back after
     # it was sent would be cut differently the next time.
     connection.execute("pragma synchronous = full")

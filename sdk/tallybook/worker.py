@@ -387,7 +387,7 @@ class Worker:
         announce = now - self._announced_at >= ANNOUNCE_SECONDS
         if announce:
             self._announced_at = now  # If it fails, the blocks or the next turn will bring it.
-            self._pack(cut=True)
+            self._pack_if_room()
         answered = self.flusher.step(self.producer, announce=announce)
         if answered:
             self._announced_at = now
@@ -415,20 +415,20 @@ class Worker:
         error: str | None = None
         left = _LeftOver(0, 0)
         try:
-            drained, _ = self._pack(cut=True)
-            error = self._send_until(deadline, closed)
-            while not drained.all and not closed and error is None:
-                # What has been sent has made room for what is in memory.
-                in_memory = self._hooks.buffered()
-                drained, _ = self._pack(cut=True)
-                error = self._send_until(deadline, closed)
-                if self._hooks.buffered() >= in_memory:
+            packed = self._pack_if_room()
+            error = self._send_until(deadline, closed=closed and packed)
+            while not packed and error is None:
+                # What has been sent has made room for what has not been packed.
+                unpacked = self._unpacked()
+                packed = self._pack_if_room()
+                error = self._send_until(deadline, closed=closed and packed)
+                if not packed and self._unpacked() >= unpacked:
                     break
             left = self._left_over()
             if left.aside and error is None:
                 error = f"{left.aside} events are set aside: the server refuses them for good"
-            if not drained.all and not closed:
-                error = "events are in memory, and there is no room for them on disk"
+            if not packed:
+                error = "there is no room for every event; what was recorded is kept where it is"
         except Exception as fault:
             error = str(fault) or "it was closed meanwhile"
             self._fault(fault)
@@ -441,7 +441,21 @@ class Worker:
             error=error,
         )
 
-    def _send_until(self, deadline: float, closed: bool) -> str | None:
+    def _pack_if_room(self) -> bool:
+        """Pack everything; False where the disk or the queue has no room for all of it."""
+        try:
+            drained, _ = self._pack(cut=True)
+        except (OSError, sqlite3.OperationalError) as fault:
+            if not _is_full(fault):
+                raise
+            self._fault(fault)
+            return False
+        return drained.all or self.producer.closed
+
+    def _unpacked(self) -> int:
+        return self._hooks.buffered() + self.producer.waiting_events
+
+    def _send_until(self, deadline: float, *, closed: bool) -> str | None:
         queue, producer = self.producer.queue, self.producer
         if self.flusher is None:
             waits = queue.counts().pending_blocks

@@ -510,7 +510,9 @@ def test_cancelling_the_wait_for_the_disk_does_not_cancel_the_record() -> None:
     release = asyncio.Event()
 
     class Slow(MemoryMeter):
-        may_block = True
+        @property
+        def may_block(self) -> bool:
+            return True
 
         async def arecord(self, *args: Any, **options: Any) -> None:
             await release.wait()

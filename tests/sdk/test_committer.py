@@ -206,6 +206,19 @@ def test_an_interrupt_in_the_middle_counts_nothing_twice(
     assert committed(queue) == list(range(10))
 
 
+def test_on_a_full_disk_a_block_waits_for_the_one_before_it(queue: Queue) -> None:
+    """Packing must not take the room that marking what was sent needs."""
+    committer = Committer(queue, PRODUCER, "app")
+    committer.short = True
+    take(committer, frame(0))
+    with pytest.raises(OSError, match="sent first"):
+        take(committer, frame(0) + frame(1))
+    committer.recover()
+    queue.settle([(1, "acknowledged", None)])
+    take(committer, frame(0) + frame(1))
+    assert [waiting.id for waiting in queue.pending(9, 1 << 20)] == [2]
+
+
 def test_a_queue_that_has_forgotten_is_damaged(queue: Queue) -> None:
     """Going on from an older position would give sequences a second time."""
     committer = Committer(queue, PRODUCER, "app")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
+import sys
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tallybook.block import check_digest, read_header, read_payload
+from tallybook.block import HEADER_BYTES, check_digest, read_header, read_payload
 from tallybook.errors import BlockDamaged, FormatError, MessageDamaged
 from tallybook.event import Event
 from tallybook.frame import (
@@ -29,6 +32,11 @@ from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, link, read_
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 if TYPE_CHECKING:
     from tests.golden import make
@@ -177,6 +185,29 @@ def test_a_block_that_is_cut_off_is_seen(name: str) -> None:
     for size in range(len(block)):
         with pytest.raises(BlockDamaged):
             check_digest(block[:size], read_header(block[:size]))
+
+
+def test_a_payload_that_wants_much_memory_is_refused() -> None:
+    """A window of 128 MiB for a few bytes: no decompressor is given that for a block."""
+    whole = golden("block-1.bin")
+    raw = whole[HEADER_BYTES:]
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
+    stored = compressor.compress(raw, zstd.ZstdCompressor.FLUSH_BLOCK) + compressor.flush()
+    head = struct.pack(
+        "<4sBBH16sQIII",
+        b"TBK1",
+        1,
+        0,
+        0,
+        make.PRODUCER,
+        1,
+        read_header(whole).count,
+        len(raw),
+        len(stored),
+    )
+    block = head + sha256(head + stored).digest() + stored
+    with pytest.raises(BlockDamaged, match="memory"):
+        read_payload(block, read_header(block))
 
 
 def test_a_flipped_byte_of_a_request_never_changes_what_is_read() -> None:

@@ -730,7 +730,7 @@ def test_schedule_reissue_of_a_conflict_twice_makes_identical_blocks(
     clone = bench.producer()
     clone.queue._change(
         lambda connection: connection.execute(
-            "insert into blocks values (1, ?, 1, 2, ?, 'pending', null, 0)",
+            "insert into blocks values (1, ?, 1, 2, 0, null, 0, ?)",
             (producer.id, mine.data),
         )
     )

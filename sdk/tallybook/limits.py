@@ -61,7 +61,7 @@ BUFFER_EVENTS_MAX: Final = 100_000
 """At level ``buffered``: events in memory before a call stores them itself."""
 
 KNOWN_TAGS_MAX: Final = 50_000
-"""Tag pairs whose check is remembered; beyond it the memory of checks starts anew."""
+"""Tags whose check is remembered; beyond it the memory of checks starts anew."""
 
 # -- block and queue --------------------------------------------------------------------
 

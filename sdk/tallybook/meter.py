@@ -189,8 +189,11 @@ class Meter:
         self._mapped = self._settings.durability == "process"
         self._power = self._settings.durability == "power"
         self._known_users: set[tuple[str, str | None]] = set()
-        self._known_tags: set[tuple[str, str]] = set()
-        self._knows_tags = self._known_tags.issuperset
+        self._known_keys: set[str] = set()
+        self._known_texts: set[str] = set()
+        # Asked with the tags as they are, without a tuple for each: 0.1 us less a call.
+        self._knows_keys = self._known_keys.issuperset
+        self._knows_texts = self._known_texts.issuperset
         self._begin()
         _meters.add(self)
 
@@ -264,8 +267,15 @@ class Meter:
         try:
             if not (
                 (dimension, tenant) in self._known_users
-                and (not tags or (tags.__class__ is dict and self._knows_tags(tags.items())))
-                and len(tags or ()) <= TAGS_MAX
+                and (
+                    not tags
+                    or (
+                        tags.__class__ is dict
+                        and len(tags) <= TAGS_MAX
+                        and self._knows_keys(tags)
+                        and self._knows_texts(tags.values())
+                    )
+                )
             ):
                 dimension, tenant, tags = self._check(dimension, tenant, tags)
             if value.__class__ is int and 0 <= value <= INT64_MAX and time is None and key is None:
@@ -353,9 +363,10 @@ class Meter:
             self._known_users.clear()
         self._known_users.add((dimension, tenant))
         checked = check_tags(tags)
-        if len(self._known_tags) + len(checked) > KNOWN_TAGS_MAX:
-            self._known_tags.clear()
-        self._known_tags.update(checked.items())
+        for known, new in ((self._known_keys, checked), (self._known_texts, checked.values())):
+            if len(known) + len(new) > KNOWN_TAGS_MAX:
+                known.clear()
+            known.update(new)
         return dimension, tenant, checked
 
     def _body(

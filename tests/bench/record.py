@@ -3,8 +3,9 @@ record: the cost of one call, against what applications call today.
 
 Two costs are shown, because they differ. *The call* is the processor time of the thread that
 records, by slices of 200 calls, of which the lower quartile counts: a slice is short enough to
-fall between two turns of other threads and processes. *Flat out* is
-wall time of 100,000 calls without a pause, the committer's thread beside it in the same
+fall between two turns of other threads and processes. Slices of the baseline are between those
+of the contestant, since the speed of this machine is another one from second to second. *Flat
+out* is wall time of 100,000 calls without a pause, the committer's thread beside it in the same
 interpreter: what it packs is on the application's time as well.
 """
 
@@ -38,8 +39,11 @@ __all__ = ["kept_events", "run", "scratch"]
 Level = Literal["process", "buffered", "power"]
 _PROMETHEUS = "prometheus labels(4).inc()"
 _SLICE = 200
+_PAIRED = 20_000
+_CHILD = "prometheus child.inc()"
 _Draw = tuple[str, str]
-_Turns = tuple[Callable[[list[_Draw]], None], list[_Draw]]
+_Loop = Callable[[list[_Draw]], None]
+_Turns = tuple[_Loop, list[_Draw]]
 _OTEL = "OpenTelemetry counter.add(4 attributes)"
 _TENANTS = ("acme", "globex", "initech", "umbrella", "hooli")
 
@@ -51,10 +55,12 @@ class Spent(NamedTuple):
     Attributes:
         wall: Wall time of all calls.
         call: Processor time of the calling thread, the lower quartile of its slices.
+        beside: The same of each baseline whose slices were between them.
     """
 
     wall: float
     call: float
+    beside: dict[str, float]
 
 
 class Counts:
@@ -93,15 +99,23 @@ def kept_events(directory: Path) -> int:
     return kept
 
 
-def _spent(loop: Callable[[list[_Draw]], None], draws: list[_Draw]) -> Spent:
-    calls: list[float] = []
+def _spent(loop: _Loop, draws: list[_Draw], beside: dict[str, _Loop] | None = None) -> Spent:
+    paired = _PAIRED if beside else 0
+    flat_out, draws = draws[: len(draws) - paired], draws[len(draws) - paired :]
     wall = time.perf_counter_ns()
-    for at in range(0, len(draws), _SLICE):
+    for at in range(0, len(flat_out), _SLICE):
+        loop(flat_out[at : at + _SLICE])
+    wall = time.perf_counter_ns() - wall
+    loops = {"": loop, **beside} if beside else {}
+    calls: dict[str, list[float]] = {name: [] for name in loops}
+    for at in range(0, paired, _SLICE):
         part = draws[at : at + _SLICE]
-        begun = time.thread_time_ns()
-        loop(part)
-        calls.append((time.thread_time_ns() - begun) / len(part))
-    return Spent((time.perf_counter_ns() - wall) / len(draws), sorted(calls)[len(calls) // 4])
+        for name, one in loops.items():
+            begun = time.thread_time_ns()
+            one(part)
+            calls[name].append((time.thread_time_ns() - begun) / len(part))
+    quartiles = {name: sorted(each)[len(each) // 4] for name, each in calls.items() if each}
+    return Spent(wall / len(flat_out), quartiles.pop("", 0.0), quartiles)
 
 
 # -- tallybook -----------------------------------------------------------------------------
@@ -110,10 +124,13 @@ def _spent(loop: Callable[[list[_Draw]], None], draws: list[_Draw]) -> Spent:
 class Recorder:
     """One contestant: a Meter at one level, called in one way; a fresh one per repetition."""
 
-    def __init__(self, level: Level, way: str, calls: int) -> None:
+    def __init__(
+        self, level: Level, way: str, calls: int, beside: dict[str, Callable[[], _Loop]]
+    ) -> None:
         self._level: Level = level
         self._way = way
         self._calls = calls
+        self._beside = beside
         self.counts = Counts()
 
     def __call__(self) -> Spent:
@@ -125,9 +142,11 @@ class Recorder:
                     meter.record("http.requests", tenant=tenant, tags=tags)
                     self.counts.recorded += 1
             time.sleep(0.3)  # The committer has packed them, and sleeps or ticks.
-            loop, draws = getattr(self, f"_{self._way}")(meter, draw_tags(self._calls))
-            spent = _spent(loop, draws)
-            self.counts.recorded += self._calls
+            beside = {name: make() for name, make in self._beside.items()}
+            calls = self._calls + (_PAIRED if beside else 0)
+            loop, draws = getattr(self, f"_{self._way}")(meter, draw_tags(calls))
+            spent = _spent(loop, draws, beside)
+            self.counts.recorded += calls
             meter.close(timeout=60)
             self.counts.kept += kept_events(directory)
         return spent
@@ -190,7 +209,7 @@ class Recorder:
 # -- the others ----------------------------------------------------------------------------
 
 
-def prometheus(calls: int) -> Spent:
+def prometheus() -> _Loop:
     """``labels(4).inc()``, the labels drawn as the tags are."""
     counter = Counter(
         "http_requests",
@@ -206,10 +225,10 @@ def prometheus(calls: int) -> Spent:
 
     for route, status in itertools.product(ROUTES, STATUSES):
         counter.labels("http.requests", "acme", route, status).inc()
-    return _spent(loop, draw_tags(calls))
+    return loop
 
 
-def prometheus_child(calls: int) -> Spent:
+def prometheus_child() -> _Loop:
     """``child.inc()``: what a bound handle is."""
     counter = Counter("http_requests", "-", ["tenant"], registry=CollectorRegistry())
     child = counter.labels("acme")
@@ -219,10 +238,10 @@ def prometheus_child(calls: int) -> Spent:
         for _ in part:
             inc()
 
-    return _spent(loop, draw_tags(calls))
+    return loop
 
 
-def opentelemetry(calls: int) -> Spent:
+def opentelemetry() -> _Loop:
     """``counter.add(1, 4 attributes)``, a real provider, aggregated in memory."""
     provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     counter = provider.get_meter("bench").create_counter("http_requests")
@@ -240,9 +259,7 @@ def opentelemetry(calls: int) -> Spent:
                 },
             )
 
-    spent = _spent(loop, draw_tags(calls))
-    provider.shutdown()
-    return spent
+    return loop
 
 
 def posthog(calls: int) -> Spent:
@@ -310,20 +327,21 @@ def fdatasyncs(calls: int) -> Spent:
 def run(*, quick: bool) -> Table:
     """Measure; about two minutes, *quick*: some seconds."""
     repetitions, calls = (3, 50_000) if quick else (11, 100_000)
+    counter = {_PROMETHEUS: prometheus}
     recorders = {
-        "process": Recorder("process", "one_tenant", calls),
-        "process, 1 of 5 tenants": Recorder("process", "five_tenants", calls),
-        "process, never-seen tag value": Recorder("process", "never_seen", calls),
-        "process, Handle.add": Recorder("process", "handle", calls),
-        "buffered": Recorder("buffered", "one_tenant", calls),
-        "buffered, never-seen tag value": Recorder("buffered", "never_seen", calls),
-        "power, one thread": Recorder("power", "one_tenant", 300),
-        "power, await arecord, 256 tasks": Recorder("power", "tasks", 20_000),
+        "process": Recorder("process", "one_tenant", calls, counter),
+        "process, 1 of 5 tenants": Recorder("process", "five_tenants", calls, counter),
+        "process, never-seen tag value": Recorder("process", "never_seen", calls, counter),
+        "process, Handle.add": Recorder("process", "handle", calls, {_CHILD: prometheus_child}),
+        "buffered": Recorder("buffered", "one_tenant", calls, counter | {_OTEL: opentelemetry}),
+        "buffered, never-seen tag value": Recorder("buffered", "never_seen", calls, counter),
+        "power, one thread": Recorder("power", "one_tenant", 300, {}),
+        "power, await arecord, 256 tasks": Recorder("power", "tasks", 20_000, {}),
     }
     others: dict[str, Callable[[], Spent]] = {
-        _PROMETHEUS: lambda: prometheus(calls),
-        "prometheus child.inc()": lambda: prometheus_child(calls),
-        _OTEL: lambda: opentelemetry(20_000),
+        _PROMETHEUS: lambda: _spent(prometheus(), draw_tags(calls)),
+        _CHILD: lambda: _spent(prometheus_child(), draw_tags(calls)),
+        _OTEL: lambda: _spent(opentelemetry(), draw_tags(20_000)),
         "posthog capture()": lambda: posthog(2_000),
         "logging to a FileHandler": lambda: file_log(20_000),
         "write + fdatasync": lambda: fdatasyncs(300),
@@ -348,14 +366,15 @@ def run(*, quick: bool) -> Table:
             if name.startswith(slow) is group
         }
         interleave(3 if group else repetitions, turns)
-    wall = {name: [one.wall for one in each] for name, each in spent.items()}
-    call = {name: [one.call for one in each] for name, each in spent.items()}
 
     def row(name: str, against: str, by: str, goal: Goal | None = None) -> Row:
-        figures = call if by == "the call" else wall
         counts = recorders[name].counts if name in recorders else None
-        mine = figures[name]
-        its = figures[against][: len(mine)]
+        if by == "the call":
+            mine = [one.call for one in spent[name]]
+            its = [one.beside[against] for one in spent[name]]
+        else:
+            mine = [one.wall for one in spent[name]]
+            its = [one.wall for one in spent[against]][: len(mine)]
         return Row(
             what=f"{name}: {by}",
             figure=ratio(mine, its),
@@ -376,7 +395,7 @@ def run(*, quick: bool) -> Table:
             row("process, 1 of 5 tenants", _PROMETHEUS, by),
             row("process, never-seen tag value", _PROMETHEUS, by),
             row("buffered, never-seen tag value", _PROMETHEUS, by),
-            row("process, Handle.add", "prometheus child.inc()", by),
+            row("process, Handle.add", _CHILD, by),
         ]
     rows += [
         row("power, one thread", "write + fdatasync", "wall"),
@@ -390,7 +409,8 @@ def run(*, quick: bool) -> Table:
         "one call, validated, with pid check and CRC; 2 tags of 200 x 5 values",
         rows,
         [
-            "the call: processor time of the calling thread, lower quartile of slices of 200;",
+            "the call: processor time of the calling thread, lower quartile of slices of 200,",
+            "between them those of the baseline;",
             f"flat out: wall time of {calls:,} without a pause, the committer packing beside them.",
         ],
     )

@@ -374,9 +374,12 @@ class _Verification:
         entered = self._read(Journal.segments)
         known = {segment.name for segment in (*self._snapshot.segments, *entered)}
         sealed = max((segment.last for segment in entered), default=0)
-        for name in self._book.unknown_files(known):
+        unknown = list(self._book.unknown_files(known))
+        # The head after the look, and not the snapshot's: a seal may have begun since then.
+        head = self._read(_head_position)
+        for name in unknown:
             covers = read_range(Path(name).name)
-            if covers is not None and sealed < covers[0] and covers[1] <= self._snapshot.position:
+            if covers is not None and sealed < covers[0] and covers[1] <= head:
                 continue  # A seal on its way, or one that a crash ended: the start removes it.
             yield Finding("file", name, "belongs to nobody; nothing reads it")
 
@@ -397,6 +400,10 @@ def _range_page(journal: Journal, after: tuple[bytes, int]) -> list[tuple[bytes,
 
 def _rejection_page(journal: Journal, after: tuple[int, int]) -> list[RejectionRow]:
     return journal.rejections([int(verdict) for verdict in UNCOUNTED], after, _PAGE)
+
+
+def _head_position(journal: Journal) -> int:
+    return journal.head.position
 
 
 def _taken(journal: Journal, upto: int) -> int:

@@ -4,7 +4,7 @@ Sealing: no query, crash or failure between any two of its stages loses or doubl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import pytest
 
 from tallybook_server import book
 from tallybook_server import sealer as stages
-from tallybook_server.ledger import UsageQuery
+from tallybook_server.ledger import Finding, UsageQuery
 from tallybook_server.query import aggregate
 from tallybook_server.sealer import SealVoid
 from tallybook_server.segment import choose_columns
 from tallybook_server.snapshot import Part
+from tallybook_server.verify import _Verification
 from tests.ingest_server.ledger.conftest import TWO, Desk, block, event
 
 
@@ -227,6 +228,25 @@ def test_file_from_beyond_the_head_is_not_removed(desk: Desk) -> None:
     desk.reopen()
     assert path.exists()
     assert any("belongs to nobody" in finding for finding in desk.findings())
+
+
+def test_seal_that_begins_during_a_verification_is_no_finding(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file ends behind what the verification looks at, and belongs to somebody soon."""
+    desk.send(block(1, event(1)))
+    rejections = _Verification.rejections
+
+    def meanwhile(self: _Verification) -> Iterator[Finding]:
+        desk.send(block(2, event(1)))
+        sealing = desk.ledger.sealer.begin(force=True)
+        assert sealing is not None
+        desk.ledger.sealer.write(sealing)
+        desk.ledger.sealer.install(sealing)
+        return rejections(self)
+
+    monkeypatch.setattr(_Verification, "rejections", meanwhile)
+    assert desk.findings() == []
 
 
 def test_bytes_of_sealed_blocks_leave_the_journal(desk: Desk) -> None:

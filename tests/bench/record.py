@@ -108,9 +108,11 @@ def _spent(loop: _Loop, draws: list[_Draw], beside: dict[str, _Loop] | None = No
     wall = time.perf_counter_ns() - wall
     loops = {"": loop, **beside} if beside else {}
     calls: dict[str, list[float]] = {name: [] for name in loops}
+    # What the contestant has never seen, the baseline has: it draws its own.
+    seen = draw_tags(paired)
     for at in range(0, paired, _SLICE):
-        part = draws[at : at + _SLICE]
         for name, one in loops.items():
+            part = (seen if name else draws)[at : at + _SLICE]
             begun = time.thread_time_ns()
             one(part)
             calls[name].append((time.thread_time_ns() - begun) / len(part))

@@ -121,10 +121,7 @@ class UsageMiddleware:
         else:
             await exchange.returned()
         finally:
-            try:
-                release(tokens)
-            except ValueError:
-                pass  # Closed from another context; this one ends with its variables.
+            release(tokens)
 
     def _flush_at_the_end(self, send: Send) -> Send:
         async def flush_then_send(message: Message) -> None:

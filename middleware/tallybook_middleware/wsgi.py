@@ -5,7 +5,6 @@ Raw WSGI (PEP 3333): `UsageWSGIMiddleware`. What happens to one response is in `
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from tallybook import Meter
@@ -114,8 +113,7 @@ class UsageWSGIMiddleware:
             response.raised(error)
             raise
         finally:
-            with suppress(ValueError):
-                release(tokens)
+            release(tokens)
 
 
 def _refuse(start_response: StartResponse) -> Iterable[bytes]:

@@ -279,7 +279,7 @@ class Meter:
             ):
                 dimension, tenant, tags = self._check(dimension, tenant, tags)
             if value.__class__ is int and 0 <= value <= INT64_MAX and time is None and key is None:
-                body = _encode((self._time_ns(), value, None, dimension, tenant, tags))
+                body = _encode((self._time_ns(), value, None, dimension, tenant, tags or None))
             else:
                 body = self._body(dimension, value, tenant, tags, time, key)
         except TypeError:  # Not to be hashed, or not to be encoded as it is: mended, or refused.

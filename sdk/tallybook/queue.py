@@ -50,8 +50,8 @@ _VERSION: Final = 1
 # Pending is 0 and acknowledged 1, because both take no space in a row: marking a block writes
 # one page anew. Were the row to change its length, all of the block would be written into the
 # log, which on a full disk has no room for it.
-_PENDING: Final = 0
-_STATES: Final = {"acknowledged": 1, "aside": 2}
+_PENDING, _ACKNOWLEDGED, _ASIDE = 0, 1, 2
+_STATES: Final = {"acknowledged": _ACKNOWLEDGED, "aside": _ASIDE}
 
 
 class QueueDamaged(Exception):
@@ -260,7 +260,7 @@ class Queue:
         """The oldest waiting blocks, at least one if there is any."""
         with self._lock:
             waiting = self._rows(
-                "select id, length(data) from blocks where state = 0 order by id limit ?",
+                f"select id, length(data) from blocks where state = {_PENDING} order by id limit ?",
                 blocks_max,
             )
             sizes = accumulate(size for _, size in waiting)
@@ -269,7 +269,8 @@ class Queue:
             ]
             last = fitting[-1] if fitting else waiting[0][0] if waiting else 0
             rows = self._rows(
-                "select id, data from blocks where state = 0 and id <= ? order by id", last
+                f"select id, data from blocks where state = {_PENDING} and id <= ? order by id",
+                last,
             )
         return [QueuedBlock(id, data) for id, data in rows]
 
@@ -281,7 +282,8 @@ class Queue:
         """Whether a block of *producer* up to *last_id* waits, or any that was issued again."""
         return bool(
             self._rows(
-                "select 1 from blocks where state = 0 and (id <= ? or producer <> ?) limit 1",
+                f"select 1 from blocks where state = {_PENDING} and (id <= ? or producer <> ?) "
+                "limit 1",
                 last_id,
                 producer,
             )
@@ -321,7 +323,7 @@ class Queue:
         return self._change(
             lambda connection: (
                 connection.execute(
-                    "update blocks set state = 0, reason = null where state = 2"
+                    f"update blocks set state = {_PENDING}, reason = null where state = {_ASIDE}"
                 ).rowcount
             )
         )
@@ -330,7 +332,8 @@ class Queue:
         """Remove acknowledged blocks, oldest first, beyond *bytes_max* or older than the time."""
         kept = 0
         for last, size, queued_at in self._rows(
-            "select id, length(data), queued_at from blocks where state = 1 order by id desc"
+            f"select id, length(data), queued_at from blocks where state = {_ACKNOWLEDGED} "
+            "order by id desc"
         ):
             kept += size
             if kept > bytes_max or queued_at < queued_after:
@@ -340,14 +343,14 @@ class Queue:
     def _remove_acknowledged(self, last: int) -> None:
         self._change(
             lambda connection: connection.execute(
-                "delete from blocks where state = 1 and id <= ?", (last,)
+                f"delete from blocks where state = {_ACKNOWLEDGED} and id <= ?", (last,)
             )
         )
 
     def acknowledged(self) -> Iterator[bytes]:
         """The acknowledged blocks that are still kept, oldest first."""
         # One at a time: together they may be 64 MiB.
-        for (id,) in self._rows("select id from blocks where state = 1 order by id"):
+        for (id,) in self._rows(f"select id from blocks where state = {_ACKNOWLEDGED} order by id"):
             for (data,) in self._rows("select data from blocks where id = ?", id):
                 yield data
 
@@ -362,13 +365,13 @@ class Queue:
             )
         }
         none = (0, 0, None)
-        pending, aside = by_state.get(_PENDING, none), by_state.get(_STATES["aside"], none)
+        pending, aside = by_state.get(_PENDING, none), by_state.get(_ASIDE, none)
         return Counts(
             pending_blocks=pending[0],
             pending_events=pending[1],
             aside_blocks=aside[0],
             aside_events=aside[1],
-            acknowledged_events=by_state.get(_STATES["acknowledged"], none)[1],
+            acknowledged_events=by_state.get(_ACKNOWLEDGED, none)[1],
             oldest=pending[2],
         )
 

@@ -23,6 +23,7 @@ import pytest
 
 import tallybook.meter
 from tallybook import DurabilityUnknown, FlushResult, InvalidEvent, Meter, QueueFull, Stats, tenant
+from tallybook.block import read_header, read_payload
 from tallybook.directory import Lock
 from tallybook.limits import BUFFER_EVENTS_MAX
 from tallybook.producer import Producer
@@ -259,6 +260,18 @@ def test_a_time_that_is_no_year_of_the_ledger_is_refused_alone(bench: Bench) -> 
     meter.record("d", time=datetime(1, 1, 2, tzinfo=ahead))
     assert meter.flush().ok
     assert len(bench.counted()) == 1
+
+
+def test_an_event_without_tags_has_one_series(bench: Bench) -> None:
+    """The first, which is checked, and those after it, which are known."""
+    meter = bench.meter()
+    for _ in range(3):
+        meter.record("d", 1)
+    meter.record("d", 1, tags={})
+    producer = bench.worker(meter).producer
+    producer.step(cut=True)
+    (waiting,) = producer.queue.pending(9, 1 << 20)
+    assert len(read_payload(waiting.data, read_header(waiting.data)).series) == 1
 
 
 def test_what_is_remembered_of_tags_is_bounded(

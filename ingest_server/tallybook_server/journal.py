@@ -143,7 +143,8 @@ CREATE TABLE segments (
     time_max INTEGER,
     wides    INTEGER NOT NULL,
     tags     TEXT NOT NULL,       -- JSON: the keys with a column of their own
-    more     TEXT NOT NULL        -- JSON: the keys in the map
+    more     TEXT NOT NULL,       -- JSON: the keys in the map
+    dimensions TEXT NOT NULL      -- JSON
 ) STRICT;
 """
 
@@ -606,19 +607,16 @@ class Journal:
     def segments(self) -> list[Segment]:
         """Every segment, in the ledger's order."""
         rows = self._db.execute(
-            "SELECT name, sha256, bytes, rows, first, last, time_min, time_max, wides, tags, more "
-            "FROM segments ORDER BY first"
+            "SELECT name, sha256, bytes, rows, first, last, time_min, time_max, wides, tags, more, "
+            "dimensions FROM segments ORDER BY first"
         )
-        return [
-            Segment(*row)._replace(tags=tuple(json.loads(row[9])), more=tuple(json.loads(row[10])))
-            for row in rows
-        ]
+        return [Segment(*row[:9], *(tuple(json.loads(names)) for names in row[9:])) for row in rows]
 
     def add_segment(self, segment: Segment) -> None:
         """Put a segment into the manifest."""
         self._db.execute(
-            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*segment[:9], json.dumps(segment.tags), json.dumps(segment.more)),
+            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*segment[:9], *map(json.dumps, segment[9:])),
         )
 
     def integrity(self) -> list[str]:

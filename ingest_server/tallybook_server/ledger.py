@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from tallybook.errors import TallybookError
 from tallybook.event import Event
 from tallybook.wire import Announcement, Exceptions, Receipt
+from tallybook_server.question import Position, Usage, UsageQuery, UsageRow
 
 __all__ = [
     "Acknowledgement",
-    "Aggregation",
     "Delivery",
     "Finding",
     "Ledger",
@@ -37,7 +37,6 @@ __all__ = [
     "Usage",
     "UsageQuery",
     "UsageRow",
-    "Window",
 ]
 
 
@@ -69,22 +68,6 @@ class LedgerBusy(TallybookError):
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
-
-
-class Position(NamedTuple):
-    """
-    A place in the ledger. An answer names the one that it holds for.
-
-    Attributes:
-        incarnation: From 1; one more after each restore from a backup.
-        n: The number of entries up to here.
-    """
-
-    incarnation: int
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.incarnation}.{self.n}"
 
 
 # -- in ------------------------------------------------------------------------------------
@@ -161,64 +144,6 @@ class Acknowledgement:
 
 # -- out -----------------------------------------------------------------------------------
 
-Aggregation = Literal["sum", "count"]
-Window = Literal["none", "hour", "day"]
-
-
-@dataclass(frozen=True, slots=True)
-class UsageQuery:
-    """
-    One question to the ledger.
-
-    Attributes:
-        dimension: What was used.
-        tenant: Only this tenant; None: all. See `unattributed`.
-        unattributed: Only events without a tenant.
-        start: Microseconds since 1970 UTC, or None: from the beginning.
-        end: The first microsecond that no longer counts, or None: to the end.
-        window: Split [start, end) at the hours or days of `time_zone`. Needs a start and an end.
-        time_zone: An IANA name.
-        by_tenant: One row per tenant.
-        by_tags: One row per combination of these tags' values; absent is its own value.
-        where: Only events that have exactly these tags' values.
-        aggregation: ``sum`` of the values or ``count`` of the events.
-        limit: Rows at most; more is an error, never a cut.
-    """
-
-    dimension: str
-    tenant: str | None = None
-    unattributed: bool = False
-    start: int | None = None
-    end: int | None = None
-    window: Window = "none"
-    time_zone: str = "UTC"
-    by_tenant: bool = False
-    by_tags: tuple[str, ...] = ()
-    where: tuple[tuple[str, str], ...] = ()
-    aggregation: Aggregation = "sum"
-    limit: int = 100_000
-
-
-class UsageRow(NamedTuple):
-    """
-    One row of an answer.
-
-    Attributes:
-        start: The window's first microsecond, or the query's start.
-        end: The first microsecond behind the window, or the query's end.
-        tenant: With `by_tenant`; None is unattributed.
-        tags: The values of `by_tags`; a tag that the events lack is not in it.
-        value: Exact decimal text.
-        events: How many events it rests on.
-    """
-
-    start: int | None
-    end: int | None
-    tenant: str | None
-    tags: dict[str, str]
-    value: str
-    events: int
-
 
 @dataclass(frozen=True, slots=True)
 class ProducerReport:
@@ -255,30 +180,6 @@ class ProducerReport:
     first_seen: int
     last_seen: int
     reissue_of: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """
-    An answer.
-
-    Attributes:
-        rows: Ordered by window, tenant, tags.
-        position: The position that it holds for.
-        complete: Nothing is known to be missing: no producer is silent, none that closed has
-            a gap, none announced a drop.
-        through: By the server's clock: everything recorded before is in; None: nobody records.
-        producers: The counts behind `complete`: open, closed, silent, written_off, missing,
-            dropped; and the silent ones by name.
-        tzdata: The version of the time zone rules used.
-    """
-
-    rows: list[UsageRow]
-    position: Position
-    complete: bool
-    through: int | None
-    producers: dict[str, int | list[str]]
-    tzdata: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,13 @@ import duckdb
 from tallybook.event import format_value
 from tallybook.limits import VALUE_DECIMALS_MAX
 from tallybook_server.arrow import numbers, rows
-from tallybook_server.ledger import TooManyRows, UsageQuery, UsageRow
+from tallybook_server.ledger import TooManyRows
 from tallybook_server.limits import WINDOW_SLOTS_MAX, WINDOWS_MAX
+from tallybook_server.question import UsageQuery, UsageRow
 from tallybook_server.segment import Segment, quoted, tag_value
 from tallybook_server.snapshot import Part, Snapshot
 from tallybook_server.tables import Tables
-from tallybook_server.window import edges
+from tallybook_server.window import Step, edges
 
 __all__ = ["Values", "aggregate", "files"]
 
@@ -107,13 +108,18 @@ def _row(
 ) -> UsageRow:
     window: int
     window, tenant, *texts = group
+    (dimension,) = query.dimensions
     start, end = query.start, query.end
     if windows:
         start, end = windows[window], windows[window + 1]
     tags = {key: text for key, text in zip(query.by_tags, texts, strict=True) if text is not None}
-    summed = query.aggregation == "sum"
+    summed = _summed(query)
     value = format_value(total, VALUE_DECIMALS_MAX) if summed else str(events)
-    return UsageRow(start, end, tenant, tags, value, events)
+    return UsageRow(start, end, dimension, tenant, tags, value, events)
+
+
+def _summed(query: UsageQuery) -> bool:
+    return query.aggregation in (None, "sum")
 
 
 # -- windows -------------------------------------------------------------------------------
@@ -128,7 +134,8 @@ def _windows(query: UsageQuery) -> list[int]:
     if query.end <= query.start:
         return [query.start, query.start]
     try:
-        return edges(query.start, query.end, query.window, query.time_zone, windows_max=WINDOWS_MAX)
+        step: Step = "day" if query.window == "day" else "hour"
+        return edges(query.start, query.end, step, query.time_zone, windows_max=WINDOWS_MAX)
     except ValueError as error:
         raise TooManyRows(str(error)) from None
 
@@ -228,7 +235,7 @@ def _ask_wides(
     """Window, tenant, tags, scale and mantissa of each event beyond 63 bits."""
     tail = tuple(part for part in snapshot.tail if tables.has_wides(part.generation))
     segments = tuple(segment for segment in snapshot.segments if segment.wides)
-    if query.aggregation != "sum" or not (tail or segments):
+    if not _summed(query) or not (tail or segments):
         return []
     values = Values()
     few = Snapshot(snapshot.position, segments, tail)
@@ -259,7 +266,7 @@ def _parts(
 def _alike(segments: Sequence[Segment], query: UsageQuery) -> list[list[Segment]]:
     """The segments that can hold what is asked for, in groups that one SELECT can read."""
     groups: defaultdict[tuple[str, ...], list[Segment]] = defaultdict(list)
-    keys = (*query.by_tags, *(key for key, _ in query.where))
+    keys = (*query.by_tags, *(one.key for one in query.filters))
     for segment in segments:
         if segment.time_min is None or segment.time_max is None:
             continue
@@ -309,7 +316,7 @@ class _Sql:
 
     def _join_tagsets(self, number: int, tag: _Tag) -> str:
         """The join that brings and chooses the tags, if any are asked for."""
-        if not (self._query.by_tags or self._query.where):
+        if not (self._query.by_tags or self._query.filters):
             return ""
         where = " AND ".join(("true", *self._of_tags(tag)))
         return (
@@ -322,15 +329,19 @@ class _Sql:
 
     def _of_user(self) -> list[str]:
         query, values = self._query, self._values
-        conditions = [f"dimension = {values(query.dimension)}"]
-        if query.unattributed:
-            conditions.append("tenant IS NULL")
-        elif query.tenant is not None:
-            conditions.append(f"tenant = {values(query.tenant)}")
+        (dimension,) = query.dimensions
+        conditions = [f"dimension = {values(dimension)}"]
+        for tenant in query.tenants or ():
+            is_it = "tenant IS NULL" if tenant is None else f"tenant = {values(tenant)}"
+            conditions.append(is_it)
         return conditions
 
     def _of_tags(self, tag: _Tag) -> list[str]:
-        return [f"{tag(key)} = {self._values(text)}" for key, text in self._query.where]
+        return [
+            f"{tag(one.key)} = {self._values(text)}"
+            for one in self._query.filters
+            for text in one.values
+        ]
 
     def _of_event(self, prefix: str) -> list[str]:
         conditions: list[str] = []

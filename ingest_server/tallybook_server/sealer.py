@@ -183,6 +183,7 @@ class Sealer:
             )
             written = cursor.execute(copy).fetchone()
             found = cursor.execute(_TOTALS.format(n=number)).fetchone()
+            dimensions = cursor.execute(_DIMENSIONS.format(n=number)).fetchall()
         counts = (generation.events, len(generation.users), len(generation.tagsets))
         if written != counts[:1] or found is None or found[:3] != counts:
             raise InvariantBroken(
@@ -203,6 +204,7 @@ class Sealer:
             wides=wides,
             tags=tags,
             more=more,
+            dimensions=tuple(name for (name,) in dimensions),
         )
 
     def install(self, sealing: Sealing) -> None:
@@ -236,6 +238,7 @@ _TOTALS: Final = (
     "SELECT count(*), (SELECT count(*) FROM users_{n}), (SELECT count(*) FROM tagsets_{n}), "
     '(SELECT count(*) FROM wides_{n}), min("time"), max("time") FROM events_{n}'
 )
+_DIMENSIONS: Final = "SELECT DISTINCT dimension FROM users_{n} ORDER BY 1"
 _FEW: Final = 8
 """Users and tagsets are few when there are this many events of each."""
 

@@ -50,6 +50,7 @@ class Segment(NamedTuple):
         wides: How many values are beyond 63 bits.
         tags: The tag keys that have a column of their own.
         more: The tag keys that are in the map.
+        dimensions: What was used in it, sorted.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Segment(NamedTuple):
     wides: int
     tags: tuple[str, ...]
     more: tuple[str, ...]
+    dimensions: tuple[str, ...]
 
 
 def segment_name(first: int, last: int) -> str:

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import NamedTuple
 
+from tallybook_server.catalogue import Catalogue
+from tallybook_server.correction import Corrections
 from tallybook_server.segment import Segment
 from tallybook_server.tail import Generation
 
@@ -43,11 +45,15 @@ class Snapshot:
         position: The last entry that it holds for.
         segments: The sealed parts, in the ledger's order.
         tail: The parts that are not sealed, in the ledger's order; the last one grows.
+        corrections: Every correction up to there.
+        catalogue: Every declaration up to there.
     """
 
     position: int
     segments: tuple[Segment, ...]
     tail: tuple[Part, ...]
+    corrections: Corrections = field(default_factory=Corrections)
+    catalogue: Catalogue = field(default_factory=Catalogue)
 
     @property
     def growing(self) -> Generation:

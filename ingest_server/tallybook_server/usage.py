@@ -16,17 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from tallybook.errors import InvalidEvent
 from tallybook.event import check_dimension, check_tags, check_tenant, format_time
 from tallybook.limits import TAGS_MAX
-from tallybook_server.ledger import (
+from tallybook_server.ledger import Ledger, TooManyRows
+from tallybook_server.parameters import Parameters, invalid
+from tallybook_server.problems import Problem, nearest
+from tallybook_server.question import (
     Aggregation,
-    Ledger,
-    TooManyRows,
+    TagFilter,
     Usage,
     UsageQuery,
     UsageRow,
     Window,
 )
-from tallybook_server.parameters import Parameters, invalid
-from tallybook_server.problems import Problem, nearest
 
 __all__ = ["UsageAnswer", "UsageAnswerRow", "answer_usage", "read_query"]
 
@@ -64,7 +64,7 @@ class UsageAnswerRow(BaseModel):
     end: str | None = Field(serialization_alias="to")
     tenant: str | None
     tags: dict[str, str]
-    value: str
+    value: str | None
     events: int
 
 
@@ -140,16 +140,15 @@ def read_query(query_string: bytes) -> UsageQuery:
     except InvalidEvent as error:
         raise invalid(error.field, str(error)) from None
     return UsageQuery(
-        dimension=dimension,
-        tenant=tenant or None,
-        unattributed=tenant == "",
+        dimensions=(dimension,),
+        tenants=None if tenant is None else (tenant or None,),
         start=start,
         end=end,
         window=window,
         time_zone=_time_zone(parameters),
         by_tenant=by_tenant,
         by_tags=by_tags,
-        where=tuple(where.items()),
+        filters=tuple(TagFilter(key, "in", (text,)) for key, text in where.items()),
         aggregation=parameters.word("aggregation", _AGGREGATIONS),
     )
 
@@ -214,8 +213,8 @@ def _zones() -> frozenset[str]:
 
 def _answer(query: UsageQuery, usage: Usage) -> UsageAnswer:
     return UsageAnswer(
-        dimension=query.dimension,
-        aggregation=query.aggregation,
+        dimension=query.dimensions[0],
+        aggregation=query.aggregation or "sum",
         start=_moment(query.start),
         end=_moment(query.end),
         window=query.window,

@@ -17,7 +17,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition, Thread
 from typing import Final, TypeVar
 
@@ -317,7 +317,7 @@ class Writer:
             return
         part = Part(generation, len(generation.chunks))
         tail = (*snapshot.tail[:-1], part)
-        self.snapshots.swap(Snapshot(self._head.position, snapshot.segments, tail))
+        self.snapshots.swap(replace(snapshot, position=self._head.position, tail=tail))
 
     # -- the tail --------------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ class Writer:
         snapshot = self.snapshots.current
         fresh = self._generation(self._head.position + 1)
         tail = (*snapshot.tail, Part(fresh, 0))
-        self.snapshots.swap(Snapshot(snapshot.position, snapshot.segments, tail))
+        self.snapshots.swap(replace(snapshot, tail=tail))
 
     def enter_segment(self, segment: Segment) -> bool:
         """
@@ -373,8 +373,13 @@ class Writer:
                 return any(known.name == segment.name for known in self._journal.segments())
             raise LedgerFull(f"the journal cannot be written: {error}") from error
         self._head = self._journal.head
-        segments = (*snapshot.segments, segment)
-        self.snapshots.swap(Snapshot(self._head.position, segments, snapshot.tail[1:]))
+        after = replace(
+            snapshot,
+            position=self._head.position,
+            segments=(*snapshot.segments, segment),
+            tail=snapshot.tail[1:],
+        )
+        self.snapshots.swap(after)
         return True
 
     def sweep(self, limit: int) -> int:

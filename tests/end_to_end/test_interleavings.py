@@ -200,9 +200,9 @@ class Interleavings(RuleBasedStateMachine):
     def _held(self) -> dict[tuple[str, str | None], tuple[Fraction, int]]:
         held: dict[tuple[str, str | None], tuple[Fraction, int]] = {}
         for dimension in ("http.requests", "tokens.output", "orders.placed"):
-            usage = self.ledger.aggregate(UsageQuery(dimension=dimension, by_tenant=True))
+            usage = self.ledger.aggregate(UsageQuery((dimension,), by_tenant=True))
             for row in usage.rows:
-                held[dimension, row.tenant] = (Fraction(row.value), row.events)
+                held[dimension, row.tenant] = (Fraction(row.value or 0), row.events)
         return held
 
     def teardown(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tallybook_server.ledger import UsageQuery
 from tallybook_server.problems import Problem
+from tallybook_server.question import TagFilter
 from tallybook_server.usage import read_query
 from tests.ingest_server.conftest import Running
 
@@ -32,7 +33,7 @@ def refused(query: str) -> str:
 
 def test_a_bare_question_is_about_everything() -> None:
     """All tenants, all time, the sum."""
-    assert read_query(b"dimension=calls") == UsageQuery("calls")
+    assert read_query(b"dimension=calls") == UsageQuery(("calls",), aggregation="sum")
 
 
 def test_a_full_question_is_read() -> None:
@@ -43,15 +44,15 @@ def test_a_full_question_is_read() -> None:
         b"&tag.route=/v1/chat&aggregation=count"
     )
     assert query == UsageQuery(
-        "calls",
-        tenant="acme",
+        ("calls",),
+        tenants=("acme",),
         start=JANUARY,
         end=JANUARY + DAY,
         window="hour",
         time_zone="Europe/Berlin",
         by_tenant=True,
         by_tags=("region", "plan"),
-        where=(("route", "/v1/chat"),),
+        filters=(TagFilter("route", "in", ("/v1/chat",)),),
         aggregation="count",
     )
 
@@ -59,7 +60,7 @@ def test_a_full_question_is_read() -> None:
 def test_an_empty_tenant_means_nobody() -> None:
     """Unattributed usage is asked for, not all usage."""
     query = read_query(b"dimension=calls&tenant=")
-    assert (query.tenant, query.unattributed) == (None, True)
+    assert query.tenants == (None,)
 
 
 def test_a_tag_that_is_called_tenant_can_be_grouped_by() -> None:

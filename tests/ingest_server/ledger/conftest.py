@@ -182,8 +182,8 @@ class Desk:
 
     def total(self, dimension: str = "api.calls", **query: Any) -> str:
         """The sum over everything, as text."""
-        rows = self.ledger.aggregate(UsageQuery(dimension, **query)).rows
-        return rows[0].value if rows else "0"
+        rows = self.ledger.aggregate(UsageQuery((dimension,), **query)).rows
+        return (rows[0].value or "0") if rows else "0"
 
     def findings(self) -> list[str]:
         """What verify finds, in short."""

@@ -9,6 +9,7 @@ import pytest
 from tallybook.block import Columns, encode_block
 from tallybook.frame import encode_series
 from tallybook_server.ledger import LedgerEvent, TooManyRows, UsageQuery, UsageRow
+from tallybook_server.question import TagFilter
 from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
 HOUR = 3_600_000_000
@@ -33,7 +34,7 @@ def fill(desk: Desk, where: str, *blocks: bytes) -> None:
 
 def rows(desk: Desk, **query: object) -> list[UsageRow]:
     """The rows of a query for ``api.calls``."""
-    return desk.ledger.aggregate(UsageQuery("api.calls", **query)).rows  # type: ignore[arg-type]
+    return desk.ledger.aggregate(UsageQuery(("api.calls",), **query)).rows  # type: ignore[arg-type]
 
 
 def test_sum_is_exact_over_scales_and_beyond_64_bits(desk: Desk, where: str) -> None:
@@ -50,7 +51,7 @@ def test_sum_is_exact_over_scales_and_beyond_64_bits(desk: Desk, where: str) -> 
 
 def test_no_events_are_no_rows(desk: Desk) -> None:
     """An empty ledger has an answer, with a position."""
-    usage = desk.ledger.aggregate(UsageQuery("api.calls"))
+    usage = desk.ledger.aggregate(UsageQuery(("api.calls",)))
     assert usage.rows == []
     assert str(usage.position) == "1.1"
 
@@ -65,8 +66,8 @@ def test_tenants_come_in_order_unattributed_first(desk: Desk, where: str) -> Non
     )
     found = [(row.tenant, row.value, row.events) for row in rows(desk, by_tenant=True)]
     assert found == [(None, "2", 1), ("a", "3", 1), ("b", "5", 2)]
-    assert rows(desk, tenant="b")[0].value == "5"
-    assert rows(desk, unattributed=True)[0].value == "2"
+    assert rows(desk, tenants=("b",))[0].value == "5"
+    assert rows(desk, tenants=(None,))[0].value == "2"
 
 
 @pytest.mark.parametrize("key", ["route", 'we"ird', "it's", "naïve.ключ", "a b", "tag:x", "Route"])
@@ -81,9 +82,9 @@ def test_tag_keys_of_any_kind_can_be_sliced_by(desk: Desk, where: str, key: str)
     )
     found = {row.tags.get(key): row.value for row in rows(desk, by_tags=(key,))}
     assert found == {None: "5", values[0]: "1", values[1]: "1", "": "1", "ü": "3"}
-    assert rows(desk, where=((key, values[0]),))[0].value == "1"
-    assert rows(desk, where=((key, "nothing"),)) == []
-    assert rows(desk, where=((key, "ü"),), by_tags=("route ",))[0].tags == {}
+    assert rows(desk, filters=(TagFilter(key, "in", (values[0],)),))[0].value == "1"
+    assert rows(desk, filters=(TagFilter(key, "in", ("nothing",)),)) == []
+    assert rows(desk, filters=(TagFilter(key, "in", ("ü",)),), by_tags=("route ",))[0].tags == {}
 
 
 def test_tag_beyond_the_columns_of_a_segment_can_be_sliced_by(desk: Desk) -> None:
@@ -99,7 +100,7 @@ def test_tag_beyond_the_columns_of_a_segment_can_be_sliced_by(desk: Desk) -> Non
     assert (len(segment.tags), len(segment.more)) == (200, 40)
     for key in (segment.tags[0], segment.more[0]):
         assert [row.value for row in rows(desk, by_tags=(key,))] == ["7", "1"]
-        assert rows(desk, where=((key, "a"),))[0].value == "1"
+        assert rows(desk, filters=(TagFilter(key, "in", ("a",)),))[0].value == "1"
     assert desk.ledger.scan(after=(0, -1), limit=10) == before
 
 

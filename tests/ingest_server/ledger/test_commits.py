@@ -107,7 +107,7 @@ def test_no_snapshot_has_a_part_of_a_group(desk: Desk, monkeypatch: pytest.Monke
     def watched(snapshot: Snapshot) -> None:
         swap(snapshot)
         rows = aggregate(
-            ledger.tables, desk.directory / "segments", snapshot, UsageQuery("api.calls")
+            ledger.tables, desk.directory / "segments", snapshot, UsageQuery(("api.calls",))
         )
         seen.append((snapshot.position, [row.value for row in rows]))
 

@@ -247,7 +247,7 @@ def test_series_of_an_uncounted_event_disturbs_no_other(desk: Desk) -> None:
     desk.send(block(1, event(5, key="k")))
     desk.send(block(1, event(6, key="k", tenant="new"), producer=TWO))
     desk.send(block(2, event(10, tenant="other"), event(20, tenant="new"), producer=TWO))
-    found = desk.ledger.aggregate(UsageQuery("api.calls", by_tenant=True)).rows
+    found = desk.ledger.aggregate(UsageQuery(("api.calls",), by_tenant=True)).rows
     assert [(row.tenant, row.value) for row in found] == [
         ("acme", "5"),
         ("new", "20"),
@@ -262,7 +262,7 @@ def test_tags_of_an_uncounted_event_disturb_no_other(desk: Desk) -> None:
     desk.send(block(1, event(6, key="k", tags={"a": "new"}), producer=TWO))
     tagged = [event(10, tags={"a": "other"}), event(20, tags={"a": "new"})]
     desk.send(block(2, *tagged, producer=TWO))
-    found = desk.ledger.aggregate(UsageQuery("api.calls", by_tags=("a",))).rows
+    found = desk.ledger.aggregate(UsageQuery(("api.calls",), by_tags=("a",))).rows
     assert [(row.tags.get("a"), row.value) for row in found] == [
         (None, "5"),
         ("new", "20"),

@@ -93,12 +93,12 @@ def check(desk: Desk, model: Model) -> None:
     for dimension in ("a", "b"):
         for tag in ("k", "K", "z"):
             query = UsageQuery(
-                dimension, start=BEGIN, end=END, window="day", by_tenant=True, by_tags=(tag,)
+                (dimension,), start=BEGIN, end=END, window="day", by_tenant=True, by_tags=(tag,)
             )
             found = {
                 (row.start // (24 * HOUR), row.tenant, row.tags.get(tag)): Decimal(row.value)
                 for row in desk.ledger.aggregate(query).rows
-                if row.start is not None
+                if row.start is not None and row.value is not None
             }
             assert found == model.sums(dimension, tag)
     scanned = [one.event for one in desk.ledger.scan(after=(0, -1), limit=10_000)]

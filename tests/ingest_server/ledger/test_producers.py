@@ -17,7 +17,7 @@ def report(desk: Desk, producer: bytes = ONE) -> ProducerReport:
 
 
 def usage(desk: Desk) -> Usage:
-    return desk.ledger.aggregate(UsageQuery("api.calls"))
+    return desk.ledger.aggregate(UsageQuery(("api.calls",)))
 
 
 def test_announced_and_missing_is_a_number(desk: Desk) -> None:

@@ -63,7 +63,7 @@ def test_second_seal_covers_what_came_after_the_first(desk: Desk) -> None:
 def test_snapshot_from_before_a_seal_sees_the_same_after_it(desk: Desk) -> None:
     """A query that began earlier keeps its part of the tail until it is done."""
     fill(desk)
-    query = UsageQuery("api.calls")
+    query = UsageQuery(("api.calls",))
     tables, directory = desk.ledger.tables, desk.directory / "segments"
     with desk.ledger.snapshots.hold() as snapshot:
         before = aggregate(tables, directory, snapshot, query)
@@ -79,7 +79,7 @@ def test_snapshot_from_before_a_seal_can_be_loaded_after_it(desk: Desk) -> None:
     with desk.ledger.snapshots.hold() as snapshot:
         desk.send(block(20, event(100)))
         desk.seal()
-        (row,) = aggregate(tables, directory, snapshot, UsageQuery("api.calls"))
+        (row,) = aggregate(tables, directory, snapshot, UsageQuery(("api.calls",)))
         assert row.value == TOTAL
 
 

@@ -101,7 +101,7 @@ def test_rows_of_the_whole_group_appear_at_once(desk: Desk) -> None:
 
 def test_no_snapshot_has_a_part_of_a_group(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every snapshot that a query could meet: the position comes with its rows, all of them."""
-    ledger, seen = desk.ledger, list[tuple[int, list[str]]]()
+    ledger, seen = desk.ledger, list[tuple[int, list[str | None]]]()
     swap = ledger.snapshots.swap
 
     def watched(snapshot: Snapshot) -> None:

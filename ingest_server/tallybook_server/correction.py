@@ -69,6 +69,7 @@ class Void:
         reason: Why, in words.
         runs: The events, rising; empty if `corrects` is set.
         corrects: The position of an adjustment or a void; 0 if events are taken back.
+        selection: The filter that chose the events, as JSON; "" where one was named.
         position: The entry that says so.
         recorded_at: When that was recorded, in microseconds since 1970 UTC.
     """
@@ -77,6 +78,7 @@ class Void:
     reason: str
     runs: tuple[Run, ...] = ()
     corrects: int = 0
+    selection: str = ""
     position: int = 0
     recorded_at: int = 0
 
@@ -94,10 +96,21 @@ class InForce:
     Attributes:
         adjustments: Those that were not taken back, in the ledger's order.
         voided: The events that do not count; rising, without overlaps.
+        positions: Of every correction in force.
     """
 
     adjustments: tuple[Adjustment, ...] = ()
     voided: tuple[Run, ...] = ()
+    positions: frozenset[int] = frozenset()
+
+    def is_voided(self, entry: int, place: int) -> bool:
+        """Whether the event at *place* of *entry* was taken back."""
+        at = bisect_right(self.voided, (entry, place, place)) - 1
+        # The run in front of it may be the one; so may the one that begins with it.
+        return any(
+            run.entry == entry and run.first <= place <= run.last
+            for run in self.voided[max(at, 0) : at + 2]
+        )
 
 
 class Corrections:
@@ -135,16 +148,18 @@ def _in_force(corrections: tuple[Adjustment | Void, ...]) -> InForce:
     taken_back: set[int] = set()
     adjustments: list[Adjustment] = []
     runs: list[Run] = []
+    positions: list[int] = []
     for one in reversed(corrections):
         if one.position in taken_back:
             continue
+        positions.append(one.position)
         if isinstance(one, Adjustment):
             adjustments.append(one)
         elif one.corrects:
             taken_back.add(one.corrects)
         else:
             runs.extend(one.runs)
-    return InForce(tuple(reversed(adjustments)), _joined(runs))
+    return InForce(tuple(reversed(adjustments)), _joined(runs), frozenset(positions))
 
 
 def _joined(runs: list[Run]) -> tuple[Run, ...]:

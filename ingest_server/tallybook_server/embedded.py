@@ -20,11 +20,15 @@ from typing import TypeVar
 from tallybook.clock import Clock, Ids, SystemClock, SystemIds
 from tallybook.event import Event
 from tallybook_server.book import Book
+from tallybook_server.catalogue import Catalogue, Declaration
+from tallybook_server.correction import Adjustment
+from tallybook_server.corrector import Corrector
 from tallybook_server.entry import Verdict
 from tallybook_server.intake import Intake, take_block, take_events
 from tallybook_server.journal import Connect, Journal, open_connection
 from tallybook_server.ledger import (
     Acknowledgement,
+    Corrected,
     Delivery,
     Finding,
     LedgerBusy,
@@ -34,6 +38,7 @@ from tallybook_server.ledger import (
     Rejection,
     Usage,
     UsageQuery,
+    VoidRequest,
 )
 from tallybook_server.limits import (
     BUSY_RETRY_SECONDS,
@@ -130,6 +135,7 @@ class EmbeddedLedger:
         self._remove_orphans()
         thresholds = SealThresholds(seal_events, seal_bytes, seal_age_seconds)
         self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
+        self._corrector = Corrector(self.writer, self.tables)
         self._tail_events_max = tail_events_max
         self._tail_bytes_max = tail_bytes_max
         self._silent_seconds = silent_seconds
@@ -207,6 +213,33 @@ class EmbeddedLedger:
             first = self._door_next
             self._door_next += count
         return self._door, first
+
+    # -- corrections and declarations --------------------------------------------------------
+
+    def correct(self, correction: Adjustment | VoidRequest) -> Future[Corrected]:
+        """Store a correction, exactly once. See `Ledger.correct`."""
+        try:
+            return self._corrector.correct(correction)
+        except Exception as error:
+            refused: Future[Corrected] = Future()
+            refused.set_exception(error)
+            return refused
+
+    def corrections(self, *, after: int, limit: int) -> list[Corrected]:
+        """The corrections behind a position, in the ledger's order."""
+        return self._corrector.corrections(after=after, limit=limit)
+
+    def declare(self, declaration: Declaration) -> Future[Declaration]:
+        """Say what a dimension is; the same again is no second entry. See `Ledger.declare`."""
+        return self._corrector.declare(declaration)
+
+    def dimensions(self) -> list[Declaration]:
+        """What holds for each dimension now, by name. See `Ledger.dimensions`."""
+        return self._corrector.dimensions()
+
+    def catalogue(self) -> Catalogue:
+        """Every declaration."""
+        return self.snapshots.current.catalogue
 
     # -- out -------------------------------------------------------------------------------
 

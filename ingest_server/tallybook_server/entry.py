@@ -33,7 +33,9 @@ __all__ = [
 CHAIN_START: Final = bytes(32)
 """What the chain's head is before the first entry."""
 
-Kind = Literal["genesis", "block", "rejection", "seal", "restore"]
+Kind = Literal[
+    "genesis", "block", "rejection", "seal", "restore", "dimension", "adjustment", "void"
+]
 
 
 class EntryDamaged(FormatError):
@@ -89,7 +91,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         detail: By kind. ``genesis``: [ledger id, incarnation]. ``block``: [producer, first,
             count, SHA-256, announced source or nil]. ``rejection``: [count, SHA-256 of the
             rejected bytes]. ``seal``: [segment, SHA-256 of the file, rows, first position,
-            last position]. ``restore``: [incarnation].
+            last position]. ``restore``: [incarnation]. ``dimension``, ``adjustment``, ``void``:
+            see `tallybook_server.change`.
         verdicts: For a block: its exceptions, rising, not overlapping.
     """
 

@@ -132,6 +132,13 @@ CREATE INDEX producers_short ON producers (number) WHERE kind = 0 AND highest > 
 CREATE INDEX producers_kind ON producers (kind);
 CREATE INDEX producers_dropped ON producers (number) WHERE kind = 0 AND dropped > 0;
 
+-- Where the entries are that change answers without being events, and by which id.
+CREATE TABLE changes (
+    position INTEGER PRIMARY KEY,
+    id       TEXT UNIQUE,         -- the caller's; a declaration has none
+    digest   BLOB NOT NULL        -- SHA-256 of what it says
+) STRICT;
+
 CREATE TABLE segments (
     name     TEXT PRIMARY KEY,
     sha256   BLOB NOT NULL,
@@ -561,6 +568,25 @@ class Journal:
             (*verdicts, *after, limit),
         )
         return [RejectionRow(*row) for row in rows]
+
+    # -- changes ---------------------------------------------------------------------------
+
+    def add_change(self, position: int, change_id: str | None, digest: bytes) -> None:
+        """Note that entry *position* is a correction or a declaration."""
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?)", (position, change_id, digest))
+
+    def change(self, change_id: str) -> tuple[int, bytes] | None:
+        """Position and digest of the correction with this id, or None."""
+        row: tuple[int, bytes] | None = self._db.execute(
+            "SELECT position, digest FROM changes WHERE id = ?", (change_id,)
+        ).fetchone()
+        return row
+
+    def changes(self) -> list[tuple[int, str | None, bytes]]:
+        """Position, id and digest of every change, in the ledger's order."""
+        return self._db.execute(
+            "SELECT position, id, digest FROM changes ORDER BY position"
+        ).fetchall()
 
     # -- producers -------------------------------------------------------------------------
 

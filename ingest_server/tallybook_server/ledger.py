@@ -11,16 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tallybook.errors import TallybookError
 from tallybook.event import Event
 from tallybook.wire import Announcement, Exceptions, Receipt
+from tallybook_server.catalogue import Catalogue, Declaration
+from tallybook_server.correction import Adjustment, Void
 from tallybook_server.question import Position, Usage, UsageQuery, UsageRow
 
 __all__ = [
     "Acknowledgement",
+    "AlreadyVoided",
+    "Corrected",
+    "CorrectionConflict",
     "Delivery",
+    "EventId",
     "Finding",
     "Ledger",
     "LedgerBusy",
@@ -28,15 +34,18 @@ __all__ = [
     "LedgerEvent",
     "LedgerFull",
     "LedgerLocked",
+    "NothingToVoid",
     "OfferedEvent",
     "Position",
     "ProducerReport",
     "RejectedEvent",
     "Rejection",
     "TooManyRows",
+    "UnfitCorrection",
     "Usage",
     "UsageQuery",
     "UsageRow",
+    "VoidRequest",
 ]
 
 
@@ -68,6 +77,34 @@ class LedgerBusy(TallybookError):
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class CorrectionConflict(TallybookError):
+    """
+    Another correction has this id; nothing was stored.
+
+    Attributes:
+        position: The entry of that one.
+    """
+
+    def __init__(self, correction_id: str, position: int) -> None:
+        super().__init__(
+            f"the id {correction_id!r} is that of another correction, entry {position}; an id "
+            "means one correction for ever: give this one an id of its own"
+        )
+        self.position = position
+
+
+class NothingToVoid(TallybookError):
+    """What is to be taken back is not in the ledger, or does not count; kept as a rejection."""
+
+
+class AlreadyVoided(TallybookError):
+    """What is to be taken back was taken back before; nothing was stored."""
+
+
+class UnfitCorrection(TallybookError):
+    """A correction that can have no effect: an adjustment of what is no sum. Nothing was stored."""
 
 
 # -- in ------------------------------------------------------------------------------------
@@ -140,6 +177,56 @@ class Acknowledgement:
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     verdicts: list[Exceptions | None] = field(default_factory=list[Exceptions | None])
     position_of: list[int] = field(default_factory=list[int])
+
+
+class EventId(NamedTuple):
+    """
+    An event's identity.
+
+    Attributes:
+        producer: 32 hex digits.
+        sequence: Its place in its producer's life.
+    """
+
+    producer: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.producer}-{self.sequence}"
+
+
+@dataclass(frozen=True, slots=True)
+class VoidRequest:
+    """
+    What is to be taken back: exactly one of an event, a correction and a choice of events.
+
+    Attributes:
+        id: The caller's; the same one again is the same void.
+        reason: Why, in words.
+        event: One event.
+        corrects: The position of an adjustment, or of a void whose events shall count again.
+    """
+
+    id: str
+    reason: str
+    event: EventId | None = None
+    corrects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """
+    A correction that is on disk.
+
+    Attributes:
+        position: The entry that says so.
+        correction: What it says.
+        repeated: It was there before, under the same id.
+    """
+
+    position: Position
+    correction: Adjustment | Void
+    repeated: bool
 
 
 # -- out -----------------------------------------------------------------------------------
@@ -265,6 +352,42 @@ class Ledger(Protocol):
             LedgerBusy: Come back later; nothing was stored.
             LedgerFull: The disk refused; nothing was stored.
         """
+        ...
+
+    def correct(self, correction: Adjustment | VoidRequest) -> Future[Corrected]:
+        """
+        Store a correction, exactly once; every later answer heeds it.
+
+        Raises (from the future):
+            CorrectionConflict, NothingToVoid, AlreadyVoided, UnfitCorrection: See there.
+            UnknownDimension: Of an adjustment.
+            LedgerBusy, LedgerFull: As `append`.
+        """
+        ...
+
+    def corrections(self, *, after: int, limit: int) -> list[Corrected]:
+        """The corrections behind a position, in the ledger's order."""
+        ...
+
+    def declare(self, declaration: Declaration) -> Future[Declaration]:
+        """
+        Say what a dimension is; the same again is no second entry.
+
+        Raises (from the future):
+            LedgerBusy, LedgerFull: As `append`.
+        """
+        ...
+
+    def dimensions(self) -> list[Declaration]:
+        """
+        What holds for each dimension now, by name.
+
+        One that was recorded but never declared is a sum, at position 0.
+        """
+        ...
+
+    def catalogue(self) -> Catalogue:
+        """Every declaration."""
         ...
 
     def aggregate(self, query: UsageQuery) -> Usage:

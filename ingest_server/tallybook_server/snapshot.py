@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import NamedTuple
 
-from tallybook_server.catalogue import Catalogue
+from tallybook_server.catalogue import Catalogue, Declaration
+from tallybook_server.change import Change
 from tallybook_server.correction import Corrections
 from tallybook_server.segment import Segment
 from tallybook_server.tail import Generation
@@ -54,6 +55,12 @@ class Snapshot:
     tail: tuple[Part, ...]
     corrections: Corrections = field(default_factory=Corrections)
     catalogue: Catalogue = field(default_factory=Catalogue)
+
+    def with_change(self, change: Change) -> Snapshot:
+        """This snapshot and a change that was entered at its position."""
+        if isinstance(change, Declaration):
+            return replace(self, catalogue=self.catalogue.with_(change))
+        return replace(self, corrections=self.corrections.with_(change))
 
     @property
     def growing(self) -> Generation:

@@ -24,7 +24,7 @@ from tallybook.errors import InvariantBroken
 from tallybook_server.arrow import Column, Rows, lists, numbers, rows, texts
 from tallybook_server.limits import QUERY_MEMORY_BYTES
 from tallybook_server.segment import quoted
-from tallybook_server.snapshot import Part
+from tallybook_server.snapshot import Part, Snapshot
 from tallybook_server.tail import Chunk, Generation
 
 __all__ = ["Tables"]
@@ -111,6 +111,18 @@ class Tables:
     def has_extras(self, generation: Generation) -> bool:
         """Whether a loaded generation has keys or ids."""
         return generation.number in self._extras
+
+    def dimensions(self, snapshot: Snapshot) -> set[str]:
+        """Every dimension that was declared, or of which something was recorded."""
+        names = set(snapshot.catalogue.names)
+        names.update(*(segment.dimensions for segment in snapshot.segments))
+        self.load(snapshot.tail)
+        with self.cursor() as cursor:
+            for part in snapshot.tail:
+                users = f"users_{part.generation.number}"
+                found = cursor.execute(f"SELECT DISTINCT dimension FROM {users}").fetchall()
+                names.update(name for (name,) in found)
+        return names
 
     def drop(self, generation: Generation) -> None:
         """Remove the tables of a generation that no snapshot needs."""

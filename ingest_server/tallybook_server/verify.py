@@ -9,6 +9,7 @@ Does the ledger hold together? Everything is computed anew and compared with wha
 - identities: each key and id of a counted event is taken by it, and no other is taken;
 - rejections: one for each event that was not counted, its bytes unchanged;
 - segments: the file's SHA-256, and that they cover the journal without a gap;
+- changes: each correction and declaration is noted under its id, and takes back only what is there;
 - files that belong to nobody.
 
 Work on the journal is done in pages, so that ingest waits for milliseconds at a time.
@@ -30,7 +31,10 @@ import duckdb
 from tallybook.block import read_header, read_payload
 from tallybook.errors import BlockDamaged, TallybookError
 from tallybook_server.book import Book
+from tallybook_server.catalogue import Declaration
+from tallybook_server.change import CHANGES, Change, change_of, digest_of
 from tallybook_server.content import identities_of
+from tallybook_server.correction import Void
 from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, Verdict, link, read_entry
 from tallybook_server.journal import Journal, RejectionRow, open_read_only
 from tallybook_server.judge import rejected_digest
@@ -68,6 +72,7 @@ def verify_book(
         verification.sequences,
         verification.identities,
         verification.rejections,
+        verification.changes,
         verification.files,
     )
     for check in checks:
@@ -148,6 +153,7 @@ class _Verification:
         self._odd: dict[int, Entry] = {}  # blocks with exceptions
         self._seals: dict[str, list[Any]] = {}
         self._rejected: dict[int, list[Any]] = {}  # details of rejection entries
+        self._changes: dict[int, Change] = {}
 
     # -- the journal -----------------------------------------------------------------------
 
@@ -206,6 +212,11 @@ class _Verification:
         elif entry.kind == "rejection":
             self._rejected[at] = entry.detail
             self._refused[at] = entry.detail[0]
+        elif entry.kind in CHANGES:
+            try:
+                self._changes[at] = change_of(entry)
+            except EntryDamaged as error:
+                yield Finding("change", where, str(error))
         if columns != named:
             yield Finding("chain", where, "its row names another block than its bytes")
 
@@ -368,6 +379,30 @@ class _Verification:
         for at, detail in self._rejected.items():
             if rejected_digest(data[at]) != detail[1]:
                 yield Finding("rejection", f"entry {at}", "not the bytes that the entry names")
+
+    def changes(self) -> Iterator[Finding]:
+        """What corrects and declares, against the list by which it is found."""
+        noted = {at: (name, digest) for at, name, digest in self._read(Journal.changes)}
+        for at, change in self._changes.items():
+            where = f"entry {at}"
+            name = None if isinstance(change, Declaration) else change.id
+            if noted.pop(at, None) != (name, digest_of(change)):
+                yield Finding("change", where, "it is not noted as what it says")
+            if isinstance(change, Void):
+                yield from self._taken_back(change, where)
+        for at in noted:
+            if at <= self._snapshot.position:
+                yield Finding("change", f"entry {at}", "noted as a change, which it is not")
+
+    def _taken_back(self, void: Void, where: str) -> Iterator[Finding]:
+        for run in void.runs:
+            fits = 0 < run.entry < void.position and 0 <= run.first <= run.last
+            if not fits or run.last >= self._events_of(run.entry):
+                words = f"it takes back events {run.first} to {run.last} of entry {run.entry}"
+                yield Finding("change", where, f"{words}, which has none such")
+        if void.corrects and isinstance(self._changes.get(void.corrects), None | Declaration):
+            words = f"it takes back the correction of entry {void.corrects}, which is none"
+            yield Finding("change", where, words)
 
     def files(self) -> Iterator[Finding]:
         """What lies in the directory and belongs to nobody."""

@@ -25,7 +25,8 @@ from tallybook.block import REISSUED, read_columns, read_header
 from tallybook.clock import Clock, Ids
 from tallybook.errors import InvariantBroken
 from tallybook.wire import Exceptions, Receipt
-from tallybook_server.entry import VerdictRun
+from tallybook_server.change import changes_of
+from tallybook_server.entry import EntryDamaged, VerdictRun
 from tallybook_server.intake import Intake, OfferedBlock
 from tallybook_server.journal import Head, Journal
 from tallybook_server.judge import Judge, Judged, SealedEvents, exceptions_of
@@ -38,6 +39,7 @@ from tallybook_server.ledger import (
 )
 from tallybook_server.limits import BLOCKS_PER_COMMIT_MAX, BYTES_PER_COMMIT_MAX
 from tallybook_server.producers import APPLICATION, DERIVED, DOOR, Receivings
+from tallybook_server.registrar import Entered
 from tallybook_server.segment import Segment
 from tallybook_server.snapshot import Part, Snapshot, Snapshots
 from tallybook_server.tail import UNCOUNTED, Generation, Known, Numbering, Stored, halve
@@ -329,6 +331,56 @@ class Writer:
         self._generations += 1
         return read_snapshot(self._journal, number=self._generations)
 
+    # -- changes ---------------------------------------------------------------------------
+
+    def change(self, decide: Callable[[Journal, Snapshot, int], Entered]) -> Future[Entered]:
+        """
+        Enter what *decide* says about the journal, in one transaction.
+
+        The future is done when it is on disk and every query that begins afterwards heeds it.
+
+        Args:
+            decide: Given the journal, inside the transaction, the snapshot and the time.
+
+        Raises (from the future):
+            LedgerFull: The journal refused.
+            And what *decide* raises, or refuses with; then only what it noted is stored.
+        """
+        return self.run(lambda _: self._change(decide))
+
+    def _change(self, decide: Callable[[Journal, Snapshot, int], Entered]) -> Entered:
+        failure: sqlite3.Error | None = None
+        for _ in range(2):
+            try:
+                self._settle()
+                entered = self._enter(decide)
+            except sqlite3.IntegrityError:
+                raise
+            except sqlite3.Error as error:
+                # It may be durable all the same: the second time it is found under its id.
+                failure, self._doubtful = error, True
+                continue
+            if entered.refusal is not None:
+                raise entered.refusal
+            return entered
+        raise LedgerFull(f"the journal cannot be written: {failure}") from failure
+
+    def _enter(self, decide: Callable[[Journal, Snapshot, int], Entered]) -> Entered:
+        snapshot = self.snapshots.current
+        self._journal.begin()
+        try:
+            entered = decide(self._journal, snapshot, self.now())
+            self._journal.commit()
+        except BaseException:
+            self._undo()
+            raise
+        self._head = self._journal.head
+        after = replace(snapshot, position=self._head.position)
+        if not entered.repeated and entered.refusal is None:
+            after = after.with_change(entered.change)
+        self.snapshots.swap(after)
+        return entered
+
     # -- sealing: called through `run`, on the writer's thread ------------------------------
 
     def freeze(self) -> None:
@@ -427,7 +479,11 @@ def read_snapshot(journal: Journal, *, number: int) -> Snapshot:
             group = []
     generation.fill(group, begun_at)
     part = Part(generation, len(generation.chunks))
-    return Snapshot(journal.head.position, segments, (part,))
+    try:
+        changes = changes_of([journal.entry(position) for position, _, _ in journal.changes()])
+    except EntryDamaged as error:
+        raise LedgerDamaged(f"a correction or declaration cannot be read: {error}") from None
+    return Snapshot(journal.head.position, segments, (part,), *changes)
 
 
 def _restored(position: int, data: bytes, runs: Sequence[VerdictRun]) -> Stored:

@@ -25,6 +25,8 @@ from starlette.routing import Route
 
 from tallybook._version import __version__
 from tallybook.clock import Clock, SystemClock
+from tallybook_server.adjustments import Adjustments, answer_adjustments
+from tallybook_server.dimensions import Dimensions, answer_dimensions
 from tallybook_server.edge import Edge, logger
 from tallybook_server.ingest import Ingest
 from tallybook_server.ledger import Delivery, Ledger
@@ -52,6 +54,8 @@ def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLO
     The ledger stays the caller's: it is neither opened nor closed here.
     """
     ingest = Ingest(ledger, settings, clock)
+    adjustments = Adjustments(ledger, settings, clock)
+    dimensions = Dimensions(ledger, settings)
     queries = CapacityLimiter(settings.queries_max)
     verifying = CapacityLimiter(1)  # It takes minutes, and must not keep questions waiting.
 
@@ -68,6 +72,11 @@ def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLO
         Route("/v1/events", ingest.post, methods=["POST"]),
         Route("/v1/events", ask(answer_events, queries), methods=["GET"]),
         Route("/v1/usage", ask(answer_usage, queries), methods=["GET"]),
+        Route("/v1/adjustments", adjustments.post, methods=["POST"]),
+        Route("/v1/adjustments", ask(answer_adjustments, queries), methods=["GET"]),
+        Route("/v1/dimensions", ask(answer_dimensions, queries), methods=["GET"]),
+        Route("/v1/dimensions/{name}", dimensions.get, methods=["GET"]),
+        Route("/v1/dimensions/{name}", dimensions.put, methods=["PUT"]),
         Route("/v1/rejections", ask(answer_rejections, queries), methods=["GET"]),
         Route("/v1/producers", ask(answer_producers, queries), methods=["GET"]),
         Route("/v1/verify", ask(answer_verify, verifying), methods=["GET"]),

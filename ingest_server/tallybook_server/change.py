@@ -4,7 +4,7 @@ Corrections and declarations as journal entries, there and back. Pure. docs/refe
 An entry's detail is a msgpack array, by kind::
 
     dimension   [name, unit, aggregation, unique_of, percentile, description, start]
-    adjustment  [id, dimension, tenant, mantissa, scale, time, tags, reason]
+    adjustment  [id, dimension, tenant, mantissa, scale, time, given, tags, reason]
     void        [id, reason, runs, corrects, selection]
 
 A mantissa is decimal text, since it may have 38 digits. Runs are [entry, first, last].
@@ -23,6 +23,9 @@ from tallybook_server.entry import Entry, EntryDamaged, Kind
 from tallybook_server.question import Aggregation
 
 __all__ = ["CHANGES", "Change", "change_of", "changes_of", "detail_of", "digest_of"]
+
+_RUNS: Final = 2
+_TIME: Final = 5
 
 Change = Declaration | Adjustment | Void
 """What changes answers without being an event."""
@@ -52,6 +55,7 @@ def detail_of(change: Change) -> tuple[Kind, list[Any]]:
             str(mantissa),
             scale,
             change.time,
+            change.given,
             dict(sorted(change.tags.items())),
             change.reason,
         ]
@@ -64,11 +68,14 @@ def digest_of(change: Change) -> bytes:
     SHA-256 of what *change* says, wherever in the ledger it says so.
 
     A void of what a filter chose is the same one when its filter is: a repetition may find
-    events that were not there the first time.
+    events that were not there the first time. And an adjustment without a time is made at
+    another moment when it is repeated.
     """
     kind, detail = detail_of(change)
     if isinstance(change, Void) and change.selection:
-        detail[2] = None
+        detail[_RUNS] = None
+    if isinstance(change, Adjustment) and not change.given:
+        detail[_TIME] = None
     return sha256(msgspec.msgpack.encode([kind, detail])).digest()
 
 
@@ -117,8 +124,8 @@ def _dimension(entry: Entry) -> Declaration:
 
 
 def _adjustment(entry: Entry) -> Adjustment:
-    change_id, dimension, tenant, mantissa, scale, time, tags, reason = msgspec.convert(
-        entry.detail, tuple[str, str, str | None, str, int, int, dict[str, str], str]
+    change_id, dimension, tenant, mantissa, scale, time, given, tags, reason = msgspec.convert(
+        entry.detail, tuple[str, str, str | None, str, int, int, bool, dict[str, str], str]
     )
     return Adjustment(
         id=change_id,
@@ -128,6 +135,7 @@ def _adjustment(entry: Entry) -> Adjustment:
         time=time,
         tags=tags,
         reason=reason,
+        given=given,
         position=entry.position,
         recorded_at=entry.recorded_at,
     )

@@ -44,6 +44,7 @@ class Adjustment:
         time: When, in microseconds since 1970 UTC: the window that it falls into.
         tags: As those of an event.
         reason: Why, in words.
+        given: Whether the caller gave the time, rather than the clock.
         position: The entry that says so.
         recorded_at: When that was recorded, in microseconds since 1970 UTC.
     """
@@ -55,6 +56,7 @@ class Adjustment:
     time: int
     tags: dict[str, str]
     reason: str
+    given: bool = True
     position: int = 0
     recorded_at: int = 0
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
@@ -39,15 +38,14 @@ from tallybook_server.ledger import (
     RejectedEvent,
 )
 from tallybook_server.limits import (
-    FULL_RETRY_SECONDS,
     IDEMPOTENCY_KEY_BYTES_MAX,
     INGEST_THREADS_MAX,
     INLINE_BYTES_MAX,
 )
-from tallybook_server.problems import PROBLEMS, Problem, slug_of
+from tallybook_server.problems import PROBLEMS, Problem, busy, full, slug_of
 from tallybook_server.settings import Settings
 
-__all__ = ["EventResult", "Ingest", "JsonAnswer"]
+__all__ = ["EventResult", "Ingest", "JsonAnswer", "request_key"]
 
 _T = TypeVar("_T")
 _JSON: Final = "application/json"
@@ -127,12 +125,12 @@ class Ingest:
                 headers={"Accept": f"{_JSON}, {wire.CONTENT_TYPE}"},
             )
         # Checked before the body is read: what is refused anyway should not cost the sender.
-        request_key = _request_key(headers) if kind == _JSON else None
+        key = request_key(headers) if kind == _JSON else None
         # The body's memory is held, and counted, until the ledger has it on disk.
         async with read_body(request.receive, headers, self._settings, self._budget) as body:
             if kind == wire.CONTENT_TYPE:
                 return await self._blocks(body)
-            return await self._events(body, request_key)
+            return await self._events(body, key)
 
     async def _blocks(self, body: bytes) -> Response:
         try:
@@ -181,12 +179,9 @@ class Ingest:
             # The shield: a request that is given up must not cancel a commit under way.
             return await asyncio.shield(asyncio.wrap_future(future))
         except LedgerBusy as error:
-            seconds = max(1, math.ceil(error.retry_after_seconds))
-            raise Problem("busy", str(error), headers={"Retry-After": str(seconds)}) from error
+            raise busy(error) from error
         except LedgerFull as error:
-            raise Problem(
-                "disk-full", str(error), headers={"Retry-After": str(FULL_RETRY_SECONDS)}
-            ) from error
+            raise full(error) from error
 
     async def _work(self, size: int, work: Callable[[], _T]) -> _T:
         """The result of *work*, in a thread if the body's *size* makes it long."""
@@ -195,7 +190,13 @@ class Ingest:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
 
-def _request_key(headers: Headers) -> str | None:
+def request_key(headers: Headers) -> str | None:
+    """
+    The request's ``Idempotency-Key``, or None.
+
+    Raises:
+        Problem: There are several, or it is out of its bounds.
+    """
     keys = headers.getlist("idempotency-key")
     if not keys:
         return None

@@ -139,6 +139,24 @@ INLINE_BYTES_MAX: Final = 64 << 10
 INGEST_THREADS_MAX: Final = 4
 """Threads that work on large bodies; more would only pass the interpreter around."""
 
+DOCUMENT_BYTES_MAX: Final = 64 << 10
+"""A correction or a declaration, as JSON."""
+
+CORRECTION_ID_BYTES_MAX: Final = 255
+"""The id of a correction: as long as an ``Idempotency-Key``."""
+
+REASON_BYTES_MAX: Final = 1_000
+"""The reason of a correction: a sentence or two for whoever reads the invoice later."""
+
+UNIT_BYTES_MAX: Final = 64
+"""The unit of a dimension."""
+
+DESCRIPTION_BYTES_MAX: Final = 1_000
+"""The description of a dimension."""
+
+PERCENTILE_DIGITS_MAX: Final = 9
+"""Digits of a percentile: ``99.9999999`` tells a billion events apart."""
+
 IDEMPOTENCY_KEY_BYTES_MAX: Final = 255
 """The ``Idempotency-Key`` header."""
 

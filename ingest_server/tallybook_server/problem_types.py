@@ -177,6 +177,39 @@ REQUEST_PROBLEMS: Final = (
         422,
         "Ask for a shorter range, a longer window or fewer groups. An answer is never cut.",
     ),
+    ProblemType(
+        "document-invalid",
+        "The document in the request is not what it should be.",
+        422,
+        "Correct the field that the detail names. Nothing of the request was stored.",
+    ),
+    ProblemType(
+        "dimension-unknown",
+        "There is no such dimension.",
+        404,
+        "Check the spelling. A dimension is there once something was recorded of it, or once it "
+        "was declared with PUT /v1/dimensions/{name}.",
+    ),
+    ProblemType(
+        "correction-conflict",
+        "Another correction has this id.",
+        409,
+        "An id means one correction for ever. If this is another correction, give it an id of "
+        "its own; the one that is there is in GET /v1/adjustments.",
+    ),
+    ProblemType(
+        "correction-unfit",
+        "The correction can have no effect.",
+        422,
+        "Only sums are adjusted. Of anything else, void the events that are wrong and record the "
+        "right ones.",
+    ),
+    ProblemType(
+        "already-voided",
+        "It was taken back before.",
+        409,
+        "There is nothing to do. To let it count again, void the void.",
+    ),
     ProblemType("not-found", "There is nothing at this address.", 404, "GET / lists the routes."),
     ProblemType(
         "method-not-allowed",
@@ -302,6 +335,14 @@ EVENT_PROBLEMS: Final = (
         "Give it an `id` or a `key`, or the request an Idempotency-Key header: without one a "
         "repetition could not be told from new usage.",
         reason="identity",
+    ),
+    ProblemType(
+        "nothing-to-void",
+        "There is nothing to take back.",
+        404,
+        "Check the event's producer and sequence, or the correction's position. The request is "
+        "kept as a rejection; send it again once the event is there.",
+        reason="void",
     ),
     ProblemType(
         "identity-conflict",

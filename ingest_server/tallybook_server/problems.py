@@ -12,6 +12,7 @@ wrong with one event is not raised: it becomes a rejection, and its neighbours a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Final
@@ -19,6 +20,8 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from tallybook_server.ledger import LedgerBusy, LedgerFull
+from tallybook_server.limits import FULL_RETRY_SECONDS
 from tallybook_server.problem_types import EVENT_PROBLEMS, REQUEST_PROBLEMS, ProblemType
 
 __all__ = [
@@ -26,6 +29,8 @@ __all__ = [
     "PROBLEMS",
     "Problem",
     "ProblemType",
+    "busy",
+    "full",
     "nearest",
     "problem_page",
     "slug_of",
@@ -99,6 +104,17 @@ class Problem(Exception):
     def response(self) -> Response:
         """The answer."""
         return Response(self.document(), self.kind.status, self.headers, CONTENT_TYPE)
+
+
+def busy(error: LedgerBusy) -> Problem:
+    """The ledger takes nothing just now."""
+    seconds = max(1, math.ceil(error.retry_after_seconds))
+    return Problem("busy", str(error), headers={"Retry-After": str(seconds)})
+
+
+def full(error: LedgerFull) -> Problem:
+    """The ledger's disk refused."""
+    return Problem("disk-full", str(error), headers={"Retry-After": str(FULL_RETRY_SECONDS)})
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

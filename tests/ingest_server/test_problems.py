@@ -10,7 +10,7 @@ import pytest
 
 from tallybook_server.ledger import LedgerFull, TooManyRows
 from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
-from tests.ingest_server.conftest import BLOCKS, Running, Start
+from tests.ingest_server.conftest import BLOCKS, PRODUCER, Running, Start, block_of
 from tests.ingest_server.test_ingest import BAD_EVENTS
 
 Provoke = Callable[[Start], bytes]
@@ -70,6 +70,22 @@ def _busy(start: Start) -> bytes:
     return start(bodies_bytes_max=1024).post(b" " * 2000).content
 
 
+def _correct(*documents: dict[str, object], aggregation: str = "sum") -> Provoke:
+    """What the last of the corrections is answered with."""
+
+    def provoke(start: Start) -> bytes:
+        server = start()
+        server.post_blocks(block_of(1)).raise_for_status()
+        declared = {"aggregation": aggregation}
+        server.http.put("/v1/dimensions/calls", json=declared).raise_for_status()
+        answers = [server.http.post("/v1/adjustments", json=one) for one in documents]
+        return answers[-1].content
+
+    return provoke
+
+
+CREDIT: dict[str, object] = {"id": "a", "dimension": "calls", "value": 1, "reason": "r"}
+VOID: dict[str, object] = {"id": "v", "void": f"{PRODUCER.hex()}-1", "reason": "r"}
 SLOW_BODY = (
     b"POST /v1/events HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n["
 )
@@ -97,6 +113,12 @@ PROVOKED: dict[str, Provoke] = {
     "parameter-invalid": _get("/v1/events?limit=0"),
     "time-zone-unknown": _get("/v1/usage?dimension=calls&time_zone=Mars"),
     "too-many-rows": _get("/v1/usage?dimension=calls", fault=TooManyRows("100,001 rows")),
+    "document-invalid": _correct({"id": "a"}),
+    "dimension-unknown": _get("/v1/dimensions/call"),
+    "correction-conflict": _correct(CREDIT, CREDIT | {"value": 2}),
+    "correction-unfit": _correct(CREDIT, aggregation="last"),
+    "already-voided": _correct(VOID, VOID | {"id": "w"}),
+    "nothing-to-void": _correct(VOID | {"void": "1.1"}),
     "not-found": _get("/nowhere"),
     "method-not-allowed": _wrong_method,
     "internal": _get("/v1/usage?dimension=calls", fault=RuntimeError()),

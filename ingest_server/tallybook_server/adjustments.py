@@ -1,0 +1,319 @@
+"""
+``/v1/adjustments``: corrections, in and out.
+
+An adjustment is a signed quantity beside the events; a void takes back an event, or another
+correction. Each needs an id, in the document or as the ``Idempotency-Key``: a correction
+that is made twice because an answer was lost is a wrong invoice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tallybook.clock import Clock
+from tallybook.errors import InvalidEvent, TallybookError
+from tallybook.event import (
+    check_dimension,
+    check_tags,
+    check_tenant,
+    format_time,
+    format_value,
+    read_value,
+)
+from tallybook.limits import FUTURE_SECONDS_MAX
+from tallybook_server.body import BodyBudget
+from tallybook_server.catalogue import UnknownDimension
+from tallybook_server.correction import Adjustment
+from tallybook_server.documents import Document, read_document
+from tallybook_server.ingest import request_key
+from tallybook_server.ledger import (
+    AlreadyVoided,
+    Corrected,
+    CorrectionConflict,
+    EventId,
+    Ledger,
+    LedgerBusy,
+    LedgerFull,
+    NothingToVoid,
+    UnfitCorrection,
+    VoidRequest,
+)
+from tallybook_server.limits import CORRECTION_ID_BYTES_MAX, REASON_BYTES_MAX
+from tallybook_server.parameters import Parameters
+from tallybook_server.problems import Problem, busy, full, nearest
+from tallybook_server.rfc3339 import read_rfc3339
+from tallybook_server.settings import Settings
+
+__all__ = ["Adjustments", "AdjustmentsAnswer", "CorrectionDocument", "answer_adjustments"]
+
+_EVENT_ID: Final = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,18})", re.ASCII)
+_POSITION: Final = re.compile(r"([1-9][0-9]{0,9})\.([1-9][0-9]{0,17})", re.ASCII)
+
+
+class CorrectionDocument(Document):
+    """
+    A correction, as it is posted: an adjustment, or with `void` a void.
+
+    Attributes:
+        id: What makes it this correction and no other; else the Idempotency-Key.
+        reason: Why, for people.
+        void: What to take back: an event, ``<producer>-<sequence>``, or the position of a
+            correction, ``1.42``. Nothing below goes with it.
+        dimension: Whose sum is adjusted.
+        value: By how much: decimal text, or an integer; may be negative.
+        tenant: Whose usage; absent: nobody's.
+        time: RFC 3339: the window that it falls into; absent: now.
+        tags: As those of an event.
+    """
+
+    id: str | None = None
+    reason: str
+    void: str | None = None
+    dimension: str | None = None
+    value: str | int | None = None
+    tenant: str | None = None
+    time: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class ListedCorrection(BaseModel):
+    """
+    A correction that is in the ledger.
+
+    Attributes:
+        position: Its entry.
+        kind: ``adjustment`` or ``void``.
+        id: The caller's.
+        reason: Why.
+        recorded_at: RFC 3339.
+        dimension: Of an adjustment, as the next four.
+        value: Exact decimal text.
+        tenant: Null: nobody's.
+        time: RFC 3339.
+        tags: By key.
+        voids: Of a void: the position of the correction that it takes back, or null.
+        events: Of a void: how many events it takes back.
+        selection: Of a void: the filter that chose them, as JSON, or null.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    position: str
+    kind: Literal["adjustment", "void"]
+    id: str
+    reason: str
+    recorded_at: str
+    dimension: str | None = None
+    value: str | None = None
+    tenant: str | None = None
+    time: str | None = None
+    tags: dict[str, str] | None = None
+    voids: str | None = None
+    events: int | None = None
+    selection: str | None = None
+
+
+class AdjustmentsAnswer(BaseModel):
+    """A page of corrections; `next` is what to pass as ``after``, null on the last page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: list[ListedCorrection]
+    next: str | None
+
+
+class Adjustments:
+    """The way in for corrections. One per application."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, clock: Clock) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._clock = clock
+        self._budget = BodyBudget(settings.bodies_bytes_max)
+
+    async def post(self, request: Request) -> Response:
+        """
+        Store a correction, then answer: 201, or 200 where it was there before.
+
+        Raises:
+            Problem: It was refused.
+        """
+        key = request_key(request.headers)
+        document = await read_document(request, CorrectionDocument, self._settings, self._budget)
+        correction = read_correction(document, key, now=self._clock.time_ns() // 1_000)
+        # The ledger may have to load the tail to know a dimension: not on the loop.
+        future = await asyncio.to_thread(self._ledger.correct, correction)
+        try:
+            corrected = await asyncio.shield(asyncio.wrap_future(future))
+        except TallybookError as error:
+            raise _problem(error) from error
+        body = _listed(corrected).model_dump_json().encode()
+        status = 200 if corrected.repeated else 201
+        return Response(body, status, media_type="application/json")
+
+
+def read_correction(
+    document: CorrectionDocument, key: str | None, *, now: int
+) -> Adjustment | VoidRequest:
+    """
+    The correction that the document describes.
+
+    Args:
+        document: As it was posted.
+        key: The request's Idempotency-Key.
+        now: Microseconds since 1970 UTC.
+
+    Raises:
+        Problem: A field is missing, out of its bounds, or does not go with another.
+    """
+    correction_id = _id(document, key)
+    reason = _bounded("reason", document.reason, REASON_BYTES_MAX)
+    try:
+        if document.void is None:
+            return _adjustment(document, correction_id, reason, now)
+    except InvalidEvent as error:
+        raise _wrong(error.field, str(error)) from None
+    if document.model_fields_set - {"id", "reason", "void"}:
+        others = ", ".join(sorted(document.model_fields_set - {"id", "reason", "void"}))
+        raise _wrong("void", f"a void has no {others}; expected only id, reason and void")
+    return _void(document.void, correction_id, reason)
+
+
+def _id(document: CorrectionDocument, key: str | None) -> str:
+    if document.id is not None and key is not None and document.id != key:
+        raise _wrong("id", f"id is {document.id[:60]!r}, the Idempotency-Key {key!r}: send one")
+    chosen = document.id if document.id is not None else key
+    if chosen is None:
+        raise _wrong(
+            "id",
+            "there is neither an id nor an Idempotency-Key: without one a repetition could not "
+            "be told from another correction",
+        )
+    return _bounded("id", chosen, CORRECTION_ID_BYTES_MAX)
+
+
+def _bounded(field: str, text: str, bytes_max: int) -> str:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if not text.strip() or size > bytes_max or not text.isprintable():
+        raise _wrong(
+            field,
+            f"{field} is {text[:60]!r}, {size} bytes; expected 1 to {bytes_max} bytes of "
+            "printable text",
+        )
+    return text
+
+
+def _adjustment(
+    document: CorrectionDocument, correction_id: str, reason: str, now: int
+) -> Adjustment:
+    if document.dimension is None or document.value is None:
+        missing = "dimension" if document.dimension is None else "value"
+        raise _wrong(missing, f"{missing} is missing: an adjustment has a dimension and a value")
+    check_dimension(document.dimension)
+    check_tenant(document.tenant)
+    time = now if document.time is None else read_rfc3339(document.time)
+    if time > now + FUTURE_SECONDS_MAX * 1_000_000:
+        raise _wrong(
+            "time",
+            f"time is {format_time(time)}; expected at most {FUTURE_SECONDS_MAX} s ahead of the "
+            f"server's clock, {format_time(now)}",
+        )
+    return Adjustment(
+        id=correction_id,
+        dimension=document.dimension,
+        value=_signed(document.value),
+        tenant=document.tenant,
+        time=time,
+        tags=check_tags(document.tags),
+        reason=reason,
+        given=document.time is not None,
+    )
+
+
+def _signed(value: str | int) -> tuple[int, int]:
+    text = str(value)
+    mantissa, scale = read_value(text.removeprefix("-"))
+    if not mantissa:
+        raise _wrong("value", f"value is {text[:60]!r}; expected a quantity that is not zero")
+    return (-mantissa if text.startswith("-") else mantissa), scale
+
+
+def _void(what: str, correction_id: str, reason: str) -> VoidRequest:
+    event, correction = _EVENT_ID.fullmatch(what), _POSITION.fullmatch(what)
+    if event is not None and int(event[2]) < 2**63:
+        return VoidRequest(correction_id, reason, event=EventId(event[1], int(event[2])))
+    if correction is not None:
+        return VoidRequest(correction_id, reason, corrects=int(correction[2]))
+    raise _wrong(
+        "void",
+        f"void is {what[:80]!r}; expected an event, <32 hex digits>-<sequence>, or the position "
+        "of a correction, such as 1.42",
+    )
+
+
+def _wrong(field: str, detail: str) -> Problem:
+    return Problem("document-invalid", detail, more={"field": field})
+
+
+def _problem(error: TallybookError) -> TallybookError | Problem:
+    """What the ledger refused, for the client; anything else is our fault, and stays what it is."""
+    if isinstance(error, LedgerBusy):
+        return busy(error)
+    if isinstance(error, LedgerFull):
+        return full(error)
+    if isinstance(error, UnknownDimension):
+        hint = nearest(error.dimension, error.known)
+        return Problem("dimension-unknown", f"{error}.{hint}")
+    if isinstance(error, CorrectionConflict):
+        return Problem("correction-conflict", str(error), more={"position": error.position})
+    for kind, slug in (
+        (NothingToVoid, "nothing-to-void"),
+        (AlreadyVoided, "already-voided"),
+        (UnfitCorrection, "correction-unfit"),
+    ):
+        if isinstance(error, kind):
+            return Problem(slug, str(error))
+    return error
+
+
+def answer_adjustments(ledger: Ledger, query_string: bytes) -> bytes:
+    """The JSON of a page of corrections. Blocks; raises Problem for a wrong parameter."""
+    (after, _), limit = Parameters(query_string, ("after", "limit")).page()
+    rows = [_listed(one) for one in ledger.corrections(after=after, limit=limit)]
+    following = rows[-1].position.partition(".")[2] if len(rows) == limit else None
+    return AdjustmentsAnswer(data=rows, next=following).model_dump_json().encode()
+
+
+def _listed(corrected: Corrected) -> ListedCorrection:
+    one = corrected.correction
+    position, recorded_at = str(corrected.position), format_time(one.recorded_at)
+    if isinstance(one, Adjustment):
+        return ListedCorrection(
+            position=position,
+            kind="adjustment",
+            id=one.id,
+            reason=one.reason,
+            recorded_at=recorded_at,
+            dimension=one.dimension,
+            value=format_value(*one.value),
+            tenant=one.tenant,
+            time=format_time(one.time),
+            tags=one.tags,
+        )
+    incarnation = corrected.position.incarnation
+    return ListedCorrection(
+        position=position,
+        kind="void",
+        id=one.id,
+        reason=one.reason,
+        recorded_at=recorded_at,
+        voids=f"{incarnation}.{one.corrects}" if one.corrects else None,
+        events=one.events,
+        selection=one.selection or None,
+    )

@@ -1,4 +1,4 @@
-"""Questions to a server: one GET, its document, and in which way there was none."""
+"""A server, asked or told something: one request, its document, or why there was none."""
 
 from __future__ import annotations
 
@@ -91,15 +91,36 @@ class Server:
         Raises:
             Failure: The server refused the question, or there was no answer of a server.
         """
+        return self._ask("GET", path, parameters, None, timeout_seconds)
+
+    def send(self, method: str, path: str, document: Document) -> Reply:
+        """
+        Send *document* to *path*; one attempt.
+
+        Raises:
+            Failure: The server refused it, or there was no answer: then it may be stored.
+        """
+        return self._ask(method, path, (), document, REQUEST_TIMEOUT_SECONDS)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Parameters,
+        document: Document | None,
+        timeout_seconds: float | None,
+    ) -> Reply:
         import httpx
 
         headers = {"Accept": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         try:
-            response = httpx.get(
+            response = httpx.request(
+                method,
                 self.endpoint + path,
                 params=list(parameters),
+                json=document,
                 headers=headers,
                 timeout=timeout_seconds,
                 follow_redirects=False,
@@ -110,16 +131,16 @@ class Server:
                 "is the server running there? tallybook serve starts one, --endpoint names another",
                 Exit.UNREACHABLE,
             ) from None
-        document = _document(response.text)
-        if response.status_code != 200:
-            raise _refusal(self.endpoint, response.status_code, document)
-        if document is None:
+        answer = _document(response.text)
+        if response.status_code not in (200, 201):
+            raise _refusal(self.endpoint, response.status_code, answer)
+        if answer is None:
             raise Failure(
                 f"{self.endpoint} answered {path} with something that is no document; "
                 "is it a tallybook server?",
                 Exit.UNREACHABLE,
             )
-        return Reply(response.text, document, _time(response.headers.get("date")))
+        return Reply(response.text, answer, _time(response.headers.get("date")))
 
 
 def _document(text: str) -> Document | None:

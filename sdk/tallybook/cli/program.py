@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 
 from tallybook import __version__
-from tallybook.cli import doctor, flush, queue, record, tail, usage, version
+from tallybook.cli import adjust, dimension, doctor, flush, queue, record, tail, usage, version
 from tallybook.cli.output import Exit, Failure, say
 from tallybook.cli.parser import Commands, Parser, Run
 from tallybook.errors import InvariantBroken, ServerUnreachable, TallybookError
@@ -93,7 +93,7 @@ def build_parser() -> Parser:
     commands: Commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    for module in (record, usage, tail):
+    for module in (record, usage, tail, adjust, dimension):
         module.register(commands)
     queues = queue.register(commands)
     flush.register(queues)

@@ -1,0 +1,125 @@
+"""
+``tallybook adjust`` and ``tallybook void``: corrections, each stored exactly once.
+
+A correction is repeated safely by its id. Where the user gives none, one is made here and
+named when there was no answer: the correction may be stored, and only its id can tell.
+"""
+
+from __future__ import annotations
+
+import secrets
+from argparse import Namespace
+
+from tallybook.cli.connection import Document, Reply, Server, add_endpoint
+from tallybook.cli.output import Exit, Failure, print_line, say
+from tallybook.cli.parser import Commands, Parser, add_command, moment, pair, tags_of
+
+__all__ = ["register"]
+
+
+def register(commands: Commands) -> None:
+    """Declare ``adjust`` and ``void``."""
+    _register_adjust(commands)
+    _register_void(commands)
+
+
+def _register_adjust(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "adjust",
+        _adjust,
+        summary="add a signed quantity to a sum",
+        words="Nothing is edited: the adjustment is an entry of the ledger, with its reason.",
+        examples=[
+            "tallybook adjust tokens.output -250 --tenant acme --reason 'outage on the 12th'",
+            "tallybook adjust api.calls 10 --tenant acme --reason import --id import-7",
+        ],
+    )
+    parser.add_argument("dimension", metavar="DIMENSION", help="whose sum: tokens.output")
+    parser.add_argument("value", metavar="VALUE", help="by how much: -250, 0.75")
+    parser.add_argument("--tenant", help="whose usage; nobody's if it is left out")
+    parser.add_argument(
+        "--tag",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a tag, as of an event; may be repeated",
+    )
+    parser.add_argument(
+        "--time",
+        type=moment,
+        metavar="TIME",
+        help="when, and so in which window: 2026-11-21T09:00:00Z; now if it is left out",
+    )
+    _add_common(parser)
+
+
+def _register_void(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "void",
+        _void,
+        summary="take an event back, or a correction",
+        words="What is named is kept and does not count. Voiding the void lets it count again.",
+        examples=[
+            "tallybook void 0f0e0d0c0b0a09080706050403020100-17 --reason 'sent twice by hand'",
+            "tallybook void 1.42 --reason 'the adjustment was wrong'",
+        ],
+    )
+    parser.add_argument(
+        "what",
+        metavar="WHAT",
+        help="an event, PRODUCER-SEQUENCE, or a correction by its position: 1.42",
+    )
+    _add_common(parser)
+
+
+def _add_common(parser: Parser) -> None:
+    parser.add_argument("--reason", required=True, help="why, for whoever reads the invoice")
+    parser.add_argument(
+        "--id", help="what makes a repetition the same correction; made up if it is left out"
+    )
+    add_endpoint(parser)
+
+
+def _adjust(arguments: Namespace) -> int:
+    document: Document = {
+        "dimension": arguments.dimension,
+        "value": arguments.value,
+        "tags": tags_of(arguments.tag, "--tag"),
+    }
+    if arguments.tenant is not None:
+        document["tenant"] = arguments.tenant
+    if arguments.time is not None:
+        document["time"] = arguments.time.isoformat()
+    reply = _send(arguments, document)
+    return _say(arguments, reply, "adjusted")
+
+
+def _void(arguments: Namespace) -> int:
+    reply = _send(arguments, {"void": arguments.what})
+    return _say(arguments, reply, "taken back")
+
+
+def _send(arguments: Namespace, document: Document) -> Reply:
+    correction_id = arguments.id if arguments.id is not None else secrets.token_hex(16)
+    document |= {"id": correction_id, "reason": arguments.reason}
+    try:
+        return Server.of(arguments.endpoint).send("POST", "/v1/adjustments", document)
+    except Failure as failure:
+        if failure.code != Exit.UNREACHABLE:
+            raise
+        raise Failure(
+            f"{failure}. Whether it was stored is not known: repeat it with --id {correction_id}",
+            Exit.UNREACHABLE,
+        ) from None
+
+
+def _say(arguments: Namespace, reply: Reply, words: str) -> int:
+    if arguments.json:
+        print_line(reply.text)
+    else:
+        print_line(str(reply.document["position"]))
+    say(f"{words}, at position {reply.document['position']}, id {reply.document['id']}")
+    return Exit.OK

@@ -51,6 +51,7 @@ from tallybook_server.limits import (
     TAIL_EVENTS_MAX,
 )
 from tallybook_server.producers import completeness, reports
+from tallybook_server.prover import Prover
 from tallybook_server.query import aggregate
 from tallybook_server.rows import counted_after, sealed_events
 from tallybook_server.sealer import Sealer, SealThresholds
@@ -76,6 +77,7 @@ class EmbeddedLedger:
         sealer: Makes segments; a test steps it.
         snapshots: What queries see.
         tables: DuckDB, with the part of the tail that was asked for.
+        prover: Makes checkpoints and proofs.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class EmbeddedLedger:
         thresholds = SealThresholds(seal_events, seal_bytes, seal_age_seconds)
         self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
         self._corrector = Corrector(self.writer, self.tables)
+        self.prover = Prover(self.writer, self.scan)
         self._tail_events_max = tail_events_max
         self._tail_bytes_max = tail_bytes_max
         self._silent_seconds = silent_seconds

@@ -139,6 +139,22 @@ CREATE TABLE changes (
     digest   BLOB NOT NULL        -- SHA-256 of what it says
 ) STRICT;
 
+-- What proofs need: a key per tenant ('' is nobody), the roots of finished groups, and what
+-- was stated. All of it but the keys can be computed anew.
+CREATE TABLE tenant_keys (
+    tenant TEXT PRIMARY KEY,
+    key    BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE proof_groups (
+    number INTEGER PRIMARY KEY,
+    root   BLOB NOT NULL,
+    events INTEGER NOT NULL
+) STRICT;
+CREATE TABLE checkpoints (
+    position INTEGER PRIMARY KEY,
+    document BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE segments (
     name     TEXT PRIMARY KEY,
     sha256   BLOB NOT NULL,
@@ -587,6 +603,44 @@ class Journal:
         return self._db.execute(
             "SELECT position, id, digest FROM changes ORDER BY position"
         ).fetchall()
+
+    # -- proofs ----------------------------------------------------------------------------
+
+    def tenant_key(self, tenant: str, fresh: bytes) -> bytes:
+        """The key of *tenant*; *fresh* from now on, if it has none."""
+        self._db.execute("INSERT OR IGNORE INTO tenant_keys VALUES (?, ?)", (tenant, fresh))
+        row = self._db.execute("SELECT key FROM tenant_keys WHERE tenant = ?", (tenant,))
+        key: bytes = row.fetchone()[0]
+        return key
+
+    def proof_group(self, number: int) -> tuple[bytes, int] | None:
+        """The root of a finished group and how many events it has, or None: not known yet."""
+        row: tuple[bytes, int] | None = self._db.execute(
+            "SELECT root, events FROM proof_groups WHERE number = ?", (number,)
+        ).fetchone()
+        return row
+
+    def add_proof_group(self, number: int, root: bytes, events: int) -> None:
+        """Keep the root of a finished group."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO proof_groups VALUES (?, ?, ?)", (number, root, events)
+        )
+
+    def checkpoint(self, position: int) -> bytes | None:
+        """The checkpoint at *position*, or None."""
+        row = self._db.execute(
+            "SELECT document FROM checkpoints WHERE position = ?", (position,)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def checkpoints(self) -> list[bytes]:
+        """Every checkpoint, in the ledger's order."""
+        rows = self._db.execute("SELECT document FROM checkpoints ORDER BY position")
+        return [row[0] for row in rows]
+
+    def add_checkpoint(self, position: int, document: bytes) -> None:
+        """Keep a checkpoint."""
+        self._db.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?)", (position, document))
 
     # -- producers -------------------------------------------------------------------------
 

@@ -57,6 +57,14 @@ SWEEP_BLOCKS: Final = 64
 SEGMENT_TAG_COLUMNS_MAX: Final = 200
 """Tag keys with a column of their own in one segment; further ones share a map."""
 
+# -- proofs -----------------------------------------------------------------------------
+
+PROOF_GROUP_ENTRIES: Final = 512
+"""Entries whose events share a tree: half a million events, some seconds to prove one of them."""
+
+PROOF_PAGE_EVENTS: Final = 5_000
+"""Events read at one time for a checkpoint."""
+
 # -- queries ----------------------------------------------------------------------------
 
 WINDOWS_MAX: Final = 20_000

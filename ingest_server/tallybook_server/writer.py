@@ -348,6 +348,29 @@ class Writer:
         """
         return self.run(lambda _: self._change(decide))
 
+    def note(self, function: Callable[[Journal], T]) -> Future[T]:
+        """
+        Call *function* with the journal in a transaction of its own, which adds no entry.
+
+        Raises (from the future):
+            LedgerFull: The journal refused; it may be noted all the same.
+        """
+        return self.run(lambda journal: self._noted(journal, function))
+
+    def _noted(self, journal: Journal, function: Callable[[Journal], T]) -> T:
+        try:
+            journal.begin()
+            result = function(journal)
+            journal.commit()
+        except sqlite3.Error as error:
+            self._undo()
+            self._doubtful = True
+            raise LedgerFull(f"the journal cannot be written: {error}") from error
+        except BaseException:
+            self._undo()
+            raise
+        return result
+
     def _change(self, decide: Callable[[Journal, Snapshot, int], Entered]) -> Entered:
         failure: sqlite3.Error | None = None
         for _ in range(2):
@@ -440,15 +463,7 @@ class Writer:
         sealed = self.snapshots.current.sealed_upto
         if not sealed:
             return 0
-        self._journal.begin()
-        try:
-            dropped = self._journal.drop_blocks(sealed, limit)
-            self._journal.commit()
-        except sqlite3.Error as error:
-            self._undo()
-            self._doubtful = True
-            raise LedgerFull(f"the journal cannot be written: {error}") from error
-        return dropped
+        return self._noted(self._journal, lambda journal: journal.drop_blocks(sealed, limit))
 
 
 def _promise(future: Future[T]) -> Future[T]:

@@ -1,0 +1,219 @@
+"""
+The prover: checkpoints of a ledger, and proofs for them.
+
+A group's root does not change once the ledger has grown past its last entry, so it is kept.
+A checkpoint reads only the events of the groups that are new since the last one, and those
+of the last, unfinished group. To prove one event its group is read again, and must come to
+the root that was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from secrets import token_bytes
+from typing import Final, Protocol
+
+import msgspec
+
+from tallybook.errors import InvariantBroken, TallybookError
+from tallybook.event import format_time
+from tallybook_server.journal import Journal
+from tallybook_server.ledger import EventId, LedgerEvent
+from tallybook_server.limits import PROOF_GROUP_ENTRIES, PROOF_PAGE_EVENTS
+from tallybook_server.proof import Checkpoint, EventProof, ProvenEvent, leaf, path, root, salt_of
+from tallybook_server.question import Position
+from tallybook_server.writer import Writer
+
+__all__ = ["CheckpointUnknown", "Prover", "Unproven"]
+
+_BEYOND: Final = 1 << 31
+
+
+class CheckpointUnknown(TallybookError):
+    """There is no checkpoint at this position."""
+
+
+class Unproven(TallybookError):
+    """The event is not in the ledger, does not count, or came behind the checkpoint."""
+
+
+class _Scan(Protocol):
+    def __call__(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """
+    The events of a group that count, in the ledger's order.
+
+    Attributes:
+        leaves: Their hashes.
+        salts: Their leaves' salts.
+        names: Their producers and sequences.
+    """
+
+    leaves: list[bytes]
+    salts: list[bytes]
+    names: list[tuple[str, int]]
+
+
+class Prover:
+    """Makes checkpoints and proofs. For any number of threads; one checkpoint at a time."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        scan: _Scan,
+        *,
+        keys: Callable[[], bytes] = lambda: token_bytes(32),
+        group_entries: int = PROOF_GROUP_ENTRIES,
+    ) -> None:
+        """
+        Args:
+            writer: The journal's owner.
+            scan: The ledger's events.
+            keys: Makes a tenant's key.
+            group_entries: Entries of a group; the same for the whole life of a ledger.
+        """
+        self._writer = writer
+        self._scan = scan
+        self._keys = keys
+        self._size = group_entries
+
+    # -- checkpoints -----------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """
+        Make a checkpoint of the ledger as it is, and keep it.
+
+        Raises:
+            LedgerFull: The journal refused.
+        """
+        head = self._writer.snapshots.current.position
+        known = self._writer.run(lambda journal: journal.checkpoint(head)).result()
+        if known is not None:
+            return msgspec.json.decode(known, type=Checkpoint)
+        groups = [self._root(number, head) for number in range(self._count(head))]
+        entry, chain = self._writer.run(lambda journal: journal.entry_and_chain(head)).result()
+        made = Checkpoint(
+            format=1,
+            ledger=self._writer.ledger_id,
+            position=str(Position(self._writer.incarnation, head)),
+            chain=chain.hex(),
+            recorded_at=format_time(entry.recorded_at),
+            groups=len(groups),
+            events=sum(events for _, events in groups),
+            root=root([group for group, _ in groups]).hex(),
+        )
+        data = msgspec.json.encode(made)
+        self._writer.note(lambda journal: journal.add_checkpoint(head, data)).result()
+        return made
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint that was made, in the ledger's order."""
+        kept = self._writer.run(Journal.checkpoints).result()
+        return [msgspec.json.decode(data, type=Checkpoint) for data in kept]
+
+    def _count(self, head: int) -> int:
+        """How many groups there are up to entry *head*."""
+        return -(-head // self._size)
+
+    def _root(self, number: int, head: int) -> tuple[bytes, int]:
+        """The root of a group as of *head*, and how many events it has."""
+        kept = self._writer.run(lambda journal: journal.proof_group(number)).result()
+        whole = (number + 1) * self._size <= head
+        if whole and kept is not None:
+            return kept
+        leaves = self._group(number, head).leaves
+        made = root(leaves), len(leaves)
+        if whole:
+            self._writer.note(lambda journal: journal.add_proof_group(number, *made)).result()
+        return made
+
+    # -- proofs ----------------------------------------------------------------------------
+
+    def prove(self, name: EventId, entry: int, position: int | None = None) -> EventProof:
+        """
+        The way from an event to a checkpoint's root.
+
+        Args:
+            name: The event.
+            entry: The position of the entry that holds it.
+            position: Of the checkpoint; None: the newest.
+
+        Raises:
+            CheckpointUnknown: There is none there.
+            Unproven: The event does not count, or came behind the checkpoint.
+            InvariantBroken: The group has changed since its root was kept.
+        """
+        checkpoint, head = self._checkpoint_at(position)
+        number = (entry - 1) // self._size
+        group = self._group(number, head)
+        try:
+            index = group.names.index((name.producer, name.sequence))
+        except ValueError:
+            raise Unproven(
+                f"event {name} does not count at the checkpoint {checkpoint.position}; make a "
+                "newer one if it came behind it"
+            ) from None
+        roots = [self._root(at, head)[0] for at in range(self._count(head))]
+        if roots[number] != root(group.leaves) or root(roots).hex() != checkpoint.root:
+            raise InvariantBroken(
+                f"the events of entries {number * self._size + 1} to {(number + 1) * self._size} "
+                "are not those of the checkpoint any more: run verify"
+            )
+        shown = next(islice(self._events(number, head), index, None))
+        return EventProof(
+            format=1,
+            checkpoint=checkpoint,
+            event=ProvenEvent.of(shown.event, shown.source, shown.producer, shown.sequence),
+            salt=group.salts[index].hex(),
+            index=index,
+            size=len(group.leaves),
+            path=[one.hex() for one in path(group.leaves, index)],
+            group=number,
+            group_path=[one.hex() for one in path(roots, number)],
+        )
+
+    def _checkpoint_at(self, position: int | None) -> tuple[Checkpoint, int]:
+        kept = self.checkpoints()
+        for one in reversed(kept):
+            n = int(one.position.partition(".")[2])
+            if position is None or n == position:
+                return one, n
+        where = "" if position is None else f" at position {position}"
+        raise CheckpointUnknown(f"there is no checkpoint{where}; make one, and publish it")
+
+    # -- groups ----------------------------------------------------------------------------
+
+    def _events(self, number: int, head: int) -> Iterator[LedgerEvent]:
+        """The events of a group that count, as of *head*, in the ledger's order."""
+        last = min((number + 1) * self._size, head)
+        after = (number * self._size, _BEYOND)
+        while page := self._scan(after=after, limit=PROOF_PAGE_EVENTS):
+            for one in page:
+                if one.position > last:
+                    return
+                yield one
+            after = (page[-1].position, page[-1].index)
+
+    def _group(self, number: int, head: int) -> _Group:
+        group = _Group([], [], [])
+        keys: dict[str | None, bytes] = {}
+        for one in self._events(number, head):
+            tenant = one.event.tenant
+            if tenant not in keys:
+                keys[tenant] = self._key(tenant)
+            producer = bytes.fromhex(one.producer)
+            salt = salt_of(keys[tenant], producer, one.sequence)
+            group.leaves.append(leaf(one.event, one.source, producer, one.sequence, salt))
+            group.salts.append(salt)
+            group.names.append((one.producer, one.sequence))
+        return group
+
+    def _key(self, tenant: str | None) -> bytes:
+        """The tenant's own key, made when it is first needed."""
+        name, fresh = tenant or "", self._keys()
+        return self._writer.note(lambda journal: journal.tenant_key(name, fresh)).result()

@@ -24,7 +24,7 @@ nox.options.sessions = ["lint", "types", "test"]
 def test(session: nox.Session) -> None:
     """Run the quick and the slow tests on the wheel. A part: nox -s test -- -k name"""
     install_wheel(session, "server", "test")
-    session.run("pytest", "-m", "not crash and not bench", *session.posargs)
+    session.run("pytest", "-m", "not crash and not bench and not prove", *session.posargs)
 
 
 @nox.session
@@ -53,6 +53,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def prove(session: nox.Session) -> None:
+    """Compare answers with slow, plain definitions of them, over everything there is."""
+    install_wheel(session, "server", "test")
+    session.run("pytest", "-m", "prove", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure side by side with the alternatives, on this machine."""
     install_wheel(session, "server", "bench")
@@ -64,7 +71,7 @@ def coverage(session: nox.Session) -> None:
     """Show the lines and branches that no test reaches in its own process."""
     install_wheel(session, "server", "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-m", "not crash and not bench")
+    session.run("coverage", "run", "-m", "pytest", "-m", "not crash and not bench and not prove")
     session.run("coverage", "combine")
     session.run("coverage", "report", *session.posargs)
 

@@ -32,7 +32,7 @@ from tallybook_server.question import UsageQuery, UsageRow
 from tallybook_server.segment import Segment, quoted, tag_value
 from tallybook_server.snapshot import Part, Snapshot
 from tallybook_server.tables import Tables
-from tallybook_server.window import Step, edges
+from tallybook_server.window import edges
 
 __all__ = ["Values", "aggregate", "files"]
 
@@ -134,8 +134,14 @@ def _windows(query: UsageQuery) -> list[int]:
     if query.end <= query.start:
         return [query.start, query.start]
     try:
-        step: Step = "day" if query.window == "day" else "hour"
-        return edges(query.start, query.end, step, query.time_zone, windows_max=WINDOWS_MAX)
+        return edges(
+            query.start,
+            query.end,
+            query.window,
+            query.time_zone,
+            month_day=query.month_day,
+            windows_max=WINDOWS_MAX,
+        )
     except ValueError as error:
         raise TooManyRows(str(error)) from None
 

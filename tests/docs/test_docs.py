@@ -75,14 +75,16 @@ def test_every_route_and_problem_is_documented(tmp_path: Path) -> None:
         assert f"`{problem.slug}`" in page, problem.slug
 
 
-@pytest.mark.parametrize("name", ["sdk.md", "middleware.md"])
+@pytest.mark.parametrize(
+    "name", ["reference/sdk.md", "reference/middleware.md", "explanation/windows.md"]
+)
 def test_every_example_of_a_page_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks of a page, one after another, as they are printed."""
     monkeypatch.setenv("TALLYBOOK_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("TALLYBOOK_CLOSE_SECONDS", "0")
-    page = (DOCS / "reference" / name).read_text(encoding="utf-8")
+    page = (DOCS / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert blocks
     subprocess.run([sys.executable, "-c", "".join(blocks)], check=True, timeout=60)

@@ -66,5 +66,5 @@ def _voided(cursor: duckdb.DuckDBPyConnection, directory: Path, selection: Selec
 
 
 def _count(cursor: duckdb.DuckDBPyConnection, sql: str, values: list[object]) -> int:
-    found = cursor.execute(sql, values).fetchone()
-    return int(found[0]) if found else 0
+    ((count,),) = cursor.execute(sql, values).fetchall()  # To its end, or the cursor is busy.
+    return int(count)

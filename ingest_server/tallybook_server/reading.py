@@ -94,7 +94,8 @@ class Reading(NamedTuple):
         tags = "".join(f", g{at}" for at in range(len(self.by_tags)))
         return (
             f"SELECT {window} AS w, {dimension} AS d, {tenant} AS t{tags}, {columns} "
-            f"FROM ({events}) AS event {join} GROUP BY ALL"
+            f"FROM ({events}) AS event {join} GROUP BY ALL "
+            "HAVING count(*) > 0"  # Where nothing splits it, no events would be a group, too.
         )
 
     def rows(self, sql: str | None, values: Values) -> Iterator[tuple[Group, tuple[Any, ...]]]:

@@ -38,6 +38,7 @@ def test_no_events_are_no_rows(desk: Desk, where: str) -> None:
     fill(desk, where, block(1, event(1), event(2)))
     usage = desk.ledger.aggregate(UsageQuery(("api.calls",), start=START))
     assert (usage.rows, usage.events, usage.more) == ([], 0, False)
+    assert rows(desk, start=START, aggregation="count") == []
     assert str(usage.position) == str(desk.ledger.position())
 
 

@@ -266,7 +266,8 @@ def _series_of_columns(segment: Segment, values: Values) -> str:
     if not segment.more:
         return f"concat_ws(chr(2), {', '.join(tags)})" if tags else "''"
     more = "map_entries(coalesce(e.more_tags, MAP {}))"
+    # A list of nothing but NULL makes no text at all, where an empty one makes an empty text.
     return (
-        f"array_to_string(list_sort(list_concat([{', '.join(tags)}]::VARCHAR[], list_transform("
-        f"{more}, lambda one: one.key || chr(1) || one.value))), chr(2))"
+        f"coalesce(array_to_string(list_sort(list_concat([{', '.join(tags)}]::VARCHAR[], "
+        f"list_transform({more}, lambda one: one.key || chr(1) || one.value))), chr(2)), '')"
     )

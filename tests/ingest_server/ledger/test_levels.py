@@ -107,11 +107,11 @@ def test_a_series_is_the_same_wherever_its_tags_are_stored(desk: Desk) -> None:
         for first in range(30, 300, 30)
         for _ in range(2)
     ]
-    desk.send(block(3, seats(HOUR, 2, **many), *others))
+    desk.send(block(3, seats(HOUR, 2, **many), seats(HOUR, 16), *others))
     desk.seal()
     assert desk.ledger.snapshots.current.segments[-1].more
-    desk.send(block(3 + len(others) + 1, seats(2 * HOUR, 4, **many)))
-    assert short(rows(desk, 0, 3 * HOUR)) == [("31", 4)]
+    desk.send(block(4 + len(others) + 1, seats(2 * HOUR, 4, **many), seats(2 * HOUR, 32)))
+    assert short(rows(desk, 0, 3 * HOUR)) == [("63", 6)]
 
 
 def test_of_equal_times_the_later_in_the_ledger_holds(desk: Desk, where: str) -> None:

@@ -14,9 +14,17 @@ from types import MappingProxyType
 from typing import Final
 
 from tallybook.errors import TallybookError
+from tallybook.event import format_time
 from tallybook_server.question import Aggregation
 
-__all__ = ["OVERRIDES", "Catalogue", "Declaration", "UnfitAggregation", "UnknownDimension"]
+__all__ = [
+    "OVERRIDES",
+    "Catalogue",
+    "Declaration",
+    "RuleChanges",
+    "UnfitAggregation",
+    "UnknownDimension",
+]
 
 
 class UnknownDimension(TallybookError):
@@ -49,6 +57,25 @@ class UnfitAggregation(TallybookError):
         self.dimension = dimension
         self.declared = declared
         self.asked = asked
+
+
+class RuleChanges(TallybookError):
+    """
+    A dimension's declaration changes within what would be one row: no rule fits all of it.
+
+    Attributes:
+        dimension: The name.
+        moment: From when on the later rule holds, in microseconds since 1970 UTC.
+    """
+
+    def __init__(self, dimension: str, moment: int, before: str, after: str) -> None:
+        super().__init__(
+            f"{dimension!r} is declared as {before} until {format_time(moment)}, and as {after} "
+            "from then on, within one row; ask for windows of which one begins then, or for "
+            "the time before and from then on separately, or name an aggregation"
+        )
+        self.dimension = dimension
+        self.moment = moment
 
 
 _QUANTITIES: Final[tuple[Aggregation, ...]] = (

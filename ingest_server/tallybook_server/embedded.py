@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 from tallybook.clock import Clock, Ids, SystemClock, SystemIds
 from tallybook.event import Event
+from tallybook_server.as_of import check_position, position_at
 from tallybook_server.book import Book
 from tallybook_server.catalogue import Catalogue, Declaration
 from tallybook_server.correction import Adjustment
@@ -53,6 +55,7 @@ from tallybook_server.limits import (
 from tallybook_server.producers import completeness, reports
 from tallybook_server.prover import Prover
 from tallybook_server.query import aggregate
+from tallybook_server.question import UnanswerableQuestion
 from tallybook_server.rows import counted_after, sealed_events
 from tallybook_server.sealer import Sealer, SealThresholds
 from tallybook_server.segment import read_range
@@ -248,28 +251,48 @@ class EmbeddedLedger:
 
     def aggregate(self, query: UsageQuery) -> Usage:
         """
-        The answer at one position.
+        The answer at one position. See `Ledger.aggregate`.
 
-        Raises:
-            TooManyRows: Beyond ``query.limit`` rows, or too many windows.
-            ValueError: Windows without a start and an end.
-            ZoneInfoNotFoundError: No such time zone.
+        What is known to be missing is what is known now, also as of an earlier position:
+        producers' announcements are no entries.
         """
+        begun = self._clock.monotonic()
         # First what is known to be complete, then the events: so an answer never claims
         # to be complete through what came after it.
         now = self.writer.now()
         known = self.writer.run(lambda journal: completeness(journal, now, self._silent_seconds))
         completed = known.result()
+        if query.as_of_time is not None:
+            query = self._as_of_time(query, query.as_of_time)
         with self.snapshots.hold() as snapshot:
-            rows = aggregate(self.tables, self._book.segments, snapshot, query)
+            head = Position(self.writer.incarnation, snapshot.position)
+            if query.as_of is not None:
+                check_position(query.as_of, head)
+            answer = aggregate(self.tables, self._book.segments, snapshot, query)
+        explanation = answer.explanation
+        if explanation is not None:
+            explanation = replace(explanation, seconds=self._clock.monotonic() - begun)
         return Usage(
-            rows=rows,
-            position=Position(self.writer.incarnation, snapshot.position),
+            rows=answer.rows,
+            position=query.as_of or head,
             complete=completed.complete,
             through=completed.through,
             producers=completed.counts,
             tzdata=tzdata_version(),
+            rules=answer.rules,
+            events=answer.events,
+            more=answer.more,
+            explanation=explanation,
         )
+
+    def _as_of_time(self, query: UsageQuery, time: int) -> UsageQuery:
+        if query.as_of is not None:
+            raise UnanswerableQuestion(
+                "as_of_time", f"as_of is {query.as_of} and as_of_time {time}; expected one of them"
+            )
+        # The snapshot that is taken afterwards has this entry, whatever comes in between.
+        n = self.writer.run(lambda journal: position_at(journal, time)).result()
+        return replace(query, as_of=Position(self.writer.incarnation, n), as_of_time=None)
 
     def scan(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]:
         """Counted events behind (position, index), in the ledger's order."""

@@ -37,6 +37,7 @@ __all__ = [
     "NothingToVoid",
     "OfferedEvent",
     "Position",
+    "PositionUnknown",
     "ProducerReport",
     "RejectedEvent",
     "Rejection",
@@ -391,7 +392,18 @@ class Ledger(Protocol):
         ...
 
     def aggregate(self, query: UsageQuery) -> Usage:
-        """The answer at one position. Raises TooManyRows beyond `query.limit`."""
+        """
+        The answer at one position.
+
+        Raises:
+            UnknownDimension: One of the dimensions was never recorded nor declared.
+            UnfitAggregation: The aggregation says nothing about one of them.
+            RuleChanges: A declaration changes within what would be one row.
+            UnanswerableQuestion: The query lacks what it needs, or contradicts itself.
+            PositionUnknown: The ledger has no such position.
+            TooManyRows: More windows or groups than can be answered at once.
+            ZoneInfoNotFoundError: No such time zone.
+        """
         ...
 
     def scan(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]:
@@ -420,4 +432,26 @@ class Ledger(Protocol):
 
 
 class TooManyRows(TallybookError):
-    """An answer has more rows than its limit."""
+    """
+    An answer would have more windows or groups than are computed at once.
+
+    What is merely more than ``UsageQuery.limit`` is no error: `Usage.more` says so.
+    """
+
+
+class PositionUnknown(TallybookError):
+    """
+    The ledger has no such position: it is beyond the head, or of a life yet to come.
+
+    Attributes:
+        asked: The position.
+        head: The last one that there is.
+    """
+
+    def __init__(self, asked: Position, head: Position) -> None:
+        super().__init__(
+            f"as_of is {asked}, and the ledger's head is {head}; expected that position or an "
+            "earlier one, such as an answer names"
+        )
+        self.asked = asked
+        self.head = head

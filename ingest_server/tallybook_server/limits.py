@@ -75,7 +75,14 @@ WINDOW_SLOTS_MAX: Final = 1_000_000
 19th century meet, an ASOF join is used, five times slower."""
 
 ROWS_MAX: Final = 100_000
-"""Rows of one answer, unless the query says otherwise; more is an error, never a cut."""
+"""Rows of one answer, unless the query says otherwise; it says when there are more."""
+
+QUERY_GROUPS_MAX: Final = 1_000_000
+"""Groups that one question makes, empty windows included: all are in memory, to be put in
+order, about 1 KB each. More is an error, never a cut."""
+
+PERCENTILE_DECIMALS_MAX: Final = 9
+"""Digits behind the point of a percentile: one event in 100 billion; ranks stay integers."""
 
 QUERY_MEMORY_BYTES: Final = 4 << 30
 """Memory of DuckDB for the hot tail, queries and seals; beyond it, it spills to the book."""

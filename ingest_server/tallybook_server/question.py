@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from tallybook.errors import TallybookError
+
 __all__ = [
     "AGGREGATIONS",
     "ORDERS",
@@ -21,6 +23,7 @@ __all__ = [
     "Position",
     "TagFilter",
     "TagTest",
+    "UnanswerableQuestion",
     "Usage",
     "UsageQuery",
     "UsageRow",
@@ -56,6 +59,19 @@ WINDOWS: Final[tuple[Window, ...]] = (
     "year",
 )
 ORDERS: Final[tuple[Order, ...]] = ("group", "value", "-value")
+
+
+class UnanswerableQuestion(TallybookError, ValueError):
+    """
+    A question that has no answer, whatever the ledger holds.
+
+    Attributes:
+        field: Which field of `UsageQuery` is missing, or cannot be what it is.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Position(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from tallybook.errors import InvariantBroken
 from tallybook.event import Event
-from tallybook_server.query import Values, files
 from tallybook_server.segment import Segment, identifier
 from tallybook_server.snapshot import Part, Snapshot
+from tallybook_server.source import Values, files
 from tallybook_server.tables import Tables
 
 __all__ = ["CountedEvent", "counted_after", "keyed_after", "sealed_events"]

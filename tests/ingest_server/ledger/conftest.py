@@ -17,6 +17,7 @@ from tallybook.event import Event, read_value
 from tallybook.frame import Body, encode_series
 from tallybook.testing import FakeClock, FakeIds
 from tallybook.wire import Announcement, Receipt
+from tallybook_server.catalogue import UnknownDimension
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.journal import open_connection
 from tallybook_server.ledger import (
@@ -182,7 +183,10 @@ class Desk:
 
     def total(self, dimension: str = "api.calls", **query: Any) -> str:
         """The sum over everything, as text."""
-        rows = self.ledger.aggregate(UsageQuery((dimension,), **query)).rows
+        try:
+            rows = self.ledger.aggregate(UsageQuery((dimension,), **query)).rows
+        except UnknownDimension:
+            return "0"
         return (rows[0].value or "0") if rows else "0"
 
     def findings(self) -> list[str]:
@@ -214,3 +218,19 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path / "book")
     yield desk
     desk.ledger.close()
+
+
+@pytest.fixture(params=["tail", "sealed", "both"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Where the events lie when they are asked for."""
+    return str(request.param)
+
+
+def fill(desk: Desk, where: str, *blocks: bytes) -> None:
+    """Deliver *blocks*, and seal all of them, none, or all but the last."""
+    for at, data in enumerate(blocks):
+        if where == "both" and at == len(blocks) - 1:
+            desk.seal()
+        desk.send(data)
+    if where == "sealed":
+        desk.seal()

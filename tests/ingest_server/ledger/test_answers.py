@@ -10,26 +10,10 @@ from tallybook.block import Columns, encode_block
 from tallybook.frame import encode_series
 from tallybook_server.ledger import LedgerEvent, TooManyRows, UsageQuery, UsageRow
 from tallybook_server.question import TagFilter
-from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
+from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event, fill
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
-
-
-@pytest.fixture(params=["tail", "sealed", "both"])
-def where(request: pytest.FixtureRequest) -> str:
-    """Where the events lie when they are asked for."""
-    return str(request.param)
-
-
-def fill(desk: Desk, where: str, *blocks: bytes) -> None:
-    """Deliver *blocks*, and seal all of them, none, or all but the last."""
-    for at, data in enumerate(blocks):
-        if where == "both" and at == len(blocks) - 1:
-            desk.seal()
-        desk.send(data)
-    if where == "sealed":
-        desk.seal()
 
 
 def rows(desk: Desk, **query: object) -> list[UsageRow]:
@@ -49,11 +33,13 @@ def test_sum_is_exact_over_scales_and_beyond_64_bits(desk: Desk, where: str) -> 
     assert rows(desk)[0].events == 7
 
 
-def test_no_events_are_no_rows(desk: Desk) -> None:
-    """An empty ledger has an answer, with a position."""
-    usage = desk.ledger.aggregate(UsageQuery(("api.calls",)))
-    assert usage.rows == []
-    assert str(usage.position) == "1.1"
+def test_no_events_are_no_rows(desk: Desk, where: str) -> None:
+    """A dimension that is known, and nobody used it then: an answer, with a position."""
+    fill(desk, where, block(1, event(1), event(2)))
+    usage = desk.ledger.aggregate(UsageQuery(("api.calls",), start=START))
+    assert (usage.rows, usage.events, usage.more) == ([], 0, False)
+    assert rows(desk, start=START, aggregation="count") == []
+    assert str(usage.position) == str(desk.ledger.position())
 
 
 def test_tenants_come_in_order_unattributed_first(desk: Desk, where: str) -> None:
@@ -155,7 +141,7 @@ def test_windows_of_uneven_offsets_are_exact(
         "time_zone": "Asia/Tokyo",
     }
     before = rows(desk, **query)
-    monkeypatch.setattr("tallybook_server.query.WINDOW_SLOTS_MAX", 1)
+    monkeypatch.setattr("tallybook_server.slots.WINDOW_SLOTS_MAX", 1)
     assert rows(desk, **query) == before
     assert sum(row.events for row in before) == 99
 
@@ -185,12 +171,16 @@ def test_count_counts_events(desk: Desk, where: str) -> None:
     assert (row.value, row.events) == ("4", 4)
 
 
-def test_more_rows_than_the_limit_are_an_error(desk: Desk, where: str) -> None:
+def test_more_groups_than_the_limit_are_an_error(
+    desk: Desk, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Never a cut: a sum over a cut answer would be wrong without a sign."""
     fill(desk, where, block(1, *(event("0.1", tenant=f"t{at}") for at in range(5))))
-    assert len(rows(desk, by_tenant=True, limit=5)) == 5
-    with pytest.raises(TooManyRows):
-        rows(desk, by_tenant=True, limit=4)
+    monkeypatch.setattr("tallybook_server.figure.QUERY_GROUPS_MAX", 5)
+    assert len(rows(desk, by_tenant=True)) == 5
+    monkeypatch.setattr("tallybook_server.figure.QUERY_GROUPS_MAX", 4)
+    with pytest.raises(TooManyRows, match="more than 4 groups"):
+        rows(desk, by_tenant=True)
 
 
 def test_too_many_windows_are_an_error(desk: Desk) -> None:

@@ -106,10 +106,10 @@ def test_no_snapshot_has_a_part_of_a_group(desk: Desk, monkeypatch: pytest.Monke
 
     def watched(snapshot: Snapshot) -> None:
         swap(snapshot)
-        rows = aggregate(
+        answer = aggregate(
             ledger.tables, desk.directory / "segments", snapshot, UsageQuery(("api.calls",))
         )
-        seen.append((snapshot.position, [row.value for row in rows]))
+        seen.append((snapshot.position, [row.value for row in answer.rows]))
 
     monkeypatch.setattr(ledger.snapshots, "swap", watched)
     desk.send(block(1, event(1)), block(1, event(2), producer=TWO))

@@ -79,7 +79,7 @@ def test_snapshot_from_before_a_seal_can_be_loaded_after_it(desk: Desk) -> None:
     with desk.ledger.snapshots.hold() as snapshot:
         desk.send(block(20, event(100)))
         desk.seal()
-        (row,) = aggregate(tables, directory, snapshot, UsageQuery(("api.calls",)))
+        (row,) = aggregate(tables, directory, snapshot, UsageQuery(("api.calls",))).rows
         assert row.value == TOTAL
 
 

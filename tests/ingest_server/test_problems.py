@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tallybook_server.catalogue import UnfitAggregation, UnknownDimension
 from tallybook_server.ledger import LedgerFull, TooManyRows
 from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
 from tests.ingest_server.conftest import BLOCKS, PRODUCER, Running, Start, block_of
@@ -25,11 +26,11 @@ def _post(body: bytes, *, fault: Exception | None = None, **headers: str) -> Pro
     return provoke
 
 
-def _get(path: str, *, fault: Exception | None = None) -> Provoke:
+def _get(path: str, *, fault: Exception | None = None, **headers: str) -> Provoke:
     def provoke(start: Start) -> bytes:
         server = start()
         server.ledger.fault = fault
-        return server.http.get(path).content
+        return server.http.get(path, headers=headers).content
 
     return provoke
 
@@ -111,6 +112,14 @@ PROVOKED: dict[str, Provoke] = {
     "parameter-unknown": _get("/v1/usage?dimension=calls&windw=day"),
     "parameter-missing": _get("/v1/usage"),
     "parameter-invalid": _get("/v1/events?limit=0"),
+    "parameters-conflict": _get("/v1/usage?dimension=a&aggregation=sum&unique_of=value"),
+    "cursor-invalid": _get("/v1/usage?dimension=calls&cursor=x"),
+    "not-acceptable": _get("/v1/usage?dimension=calls", Accept="text/html"),
+    "dimension-unknown": _get("/v1/usage?dimension=cals", fault=UnknownDimension("cals", [])),
+    "aggregation-unfit": _get(
+        "/v1/usage?dimension=seats&aggregation=sum",
+        fault=UnfitAggregation("a level", "seats", "last", "sum"),
+    ),
     "time-zone-unknown": _get("/v1/usage?dimension=calls&time_zone=Mars"),
     "too-many-rows": _get("/v1/usage?dimension=calls", fault=TooManyRows("100,001 rows")),
     "document-invalid": _correct({"id": "a"}),

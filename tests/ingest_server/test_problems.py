@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tallybook_server.catalogue import UnfitAggregation, UnknownDimension
+from tallybook_server.catalogue import UnfitAggregation
 from tallybook_server.ledger import LedgerFull, TooManyRows
 from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
 from tests.ingest_server.conftest import BLOCKS, PRODUCER, Running, Start, block_of
@@ -115,7 +115,6 @@ PROVOKED: dict[str, Provoke] = {
     "parameters-conflict": _get("/v1/usage?dimension=a&aggregation=sum&unique_of=value"),
     "cursor-invalid": _get("/v1/usage?dimension=calls&cursor=x"),
     "not-acceptable": _get("/v1/usage?dimension=calls", Accept="text/html"),
-    "dimension-unknown": _get("/v1/usage?dimension=cals", fault=UnknownDimension("cals", [])),
     "aggregation-unfit": _get(
         "/v1/usage?dimension=seats&aggregation=sum",
         fault=UnfitAggregation("a level", "seats", "last", "sum"),

@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from tallybook.names import split_names
 from tallybook_server.parameters import Parameters, invalid
 from tallybook_server.question import TagFilter
 from tallybook_server.tag_filters import PREFIXES, written_filters
 from tallybook_server.usage.asked import UsageQuestion, question_of
 
-__all__ = ["PARAMETERS", "split_names", "written_question"]
+__all__ = ["PARAMETERS", "written_question"]
 
 _TEXTS: Final = (
     "from",
@@ -37,7 +38,6 @@ PARAMETERS: Final = ("dimension", "tenant", "group_by", *_TEXTS, *_NUMBERS, *_FL
 """Every parameter but the filters."""
 
 _UNEQUAL: Final = re.compile(rb"(?:^|&)tag\.([^=&]*)!=")
-_TOKEN: Final = re.compile(r"\\[\\,]|.", re.DOTALL)
 
 
 def written_question(query_string: bytes) -> UsageQuestion:
@@ -72,18 +72,6 @@ def written_question(query_string: bytes) -> UsageQuestion:
     fields["group_by"] = [n for text in parameters.all("group_by") for n in split_names(text)]
     fields["filters"] = [_filter(one) for one in written_filters(parameters)]
     return question_of(fields)
-
-
-def split_names(text: str) -> list[str]:
-    """*text*, cut at its commas; ``\\,`` is a comma within a name, ``\\\\`` a backslash."""
-    names, name = list[str](), ""
-    for token in _TOKEN.findall(text):
-        if token == ",":
-            names.append(name)
-            name = ""
-        else:
-            name += token[-1]
-    return [*names, name]
 
 
 def _filter(one: TagFilter) -> dict[str, object]:

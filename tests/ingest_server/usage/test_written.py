@@ -5,13 +5,11 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tallybook_server.problems import Problem
 from tallybook_server.question import Position, TagFilter, UsageQuery
 from tallybook_server.usage.checks import query_of
-from tallybook_server.usage.written import split_names, written_question
+from tallybook_server.usage.written import written_question
 
 JANUARY = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 DAY = 86_400_000_000
@@ -99,13 +97,6 @@ def test_every_key_can_be_filtered_by(key: str) -> None:
         TagFilter(key, "prefix", ("z",)),
         TagFilter(key, "exists"),
     )
-
-
-@given(st.lists(st.text(st.sampled_from("a,\\b"), min_size=1), min_size=1, max_size=4))
-def test_every_list_of_names_can_be_written(names: list[str]) -> None:
-    """A comma or a backslash within a name is written with a backslash in front."""
-    escaped = [name.replace("\\", "\\\\").replace(",", "\\,") for name in names]
-    assert split_names(",".join(escaped)) == names
 
 
 @pytest.mark.parametrize("key", KEYS)

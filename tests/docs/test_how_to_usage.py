@@ -42,8 +42,10 @@ def of_curl(arguments: list[str]) -> UsageQuery:
     if url.endswith("/query"):
         return query_of(read_question(arguments[arguments.index("-d") + 1].encode()))
     places = [at + 1 for at, word in enumerate(arguments) if word == "--data-urlencode"]
-    pairs = [arguments[at].partition("=")[::2] for at in places]
-    query_string = urlencode(pairs) if pairs else url.partition("?")[2]
+    query_string = url.partition("?")[2]
+    if places:
+        pairs = [arguments[at].partition("=") for at in places]
+        query_string = urlencode([(name, value) for name, _, value in pairs])
     return query_of(written_question(query_string.encode()))
 
 

@@ -212,19 +212,18 @@ def _no_constant(name: str) -> NoReturn:
 
 def _problem(error: ErrorDetails) -> Problem:
     """The first thing that is wrong, in the words of the other problems."""
-    name = _path(error["loc"])
+    name, last = _path(error["loc"]), str([*error["loc"]][-1])
     context = error.get("ctx", {})
     match error["type"]:
         case "missing":
             return Problem(
                 "parameter-missing",
-                f"{name} is missing; expected, for example, {_EXAMPLES[str(error['loc'][-1])]!r}",
+                f"{name} is missing; expected, for example, {_EXAMPLES[last]!r}",
                 more={"parameter": name},
             )
         case "extra_forbidden":
             model = AskedFilter if len(error["loc"]) > 1 else UsageQuestion
             known = [field.alias or name for name, field in model.model_fields.items()]
-            last = str(error["loc"][-1])
             hint = nearest(last, known) or f" There are: {', '.join(sorted(known))}."
             return Problem(
                 "parameter-unknown",

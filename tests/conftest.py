@@ -85,8 +85,11 @@ class ServerProcess:
         return document
 
     def rows(self, **parameters: str) -> list[dict[str, Any]]:
-        """The rows of a usage query."""
-        return cast(list[dict[str, Any]], self.get("/v1/usage", **parameters)["data"])
+        """The rows of a usage query; none of a dimension that has no event yet."""
+        response = httpx.get(f"{self.url}/v1/usage", params=parameters, timeout=30)
+        if response.status_code == 404:
+            return []
+        return cast(list[dict[str, Any]], response.raise_for_status().json()["data"])
 
     def total(self, dimension: str, **parameters: str) -> str:
         """The value of the one row that this query has; "0" without a row."""

@@ -131,11 +131,13 @@ class AdjustmentsAnswer(BaseModel):
 class Adjustments:
     """The way in for corrections. One per application."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: Settings, clock: Clock, budget: BodyBudget
+    ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._clock = clock
-        self._budget = BodyBudget(settings.bodies_bytes_max)
+        self._budget = budget
 
     async def post(self, request: Request) -> Response:
         """

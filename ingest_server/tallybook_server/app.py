@@ -2,8 +2,8 @@
 The application: every route in one table, each a few lines long.
 
 Imports go one way: `serve` (the process) -> `app` -> `ingest`, `usage`, `listings` (one
-route or one family each) -> `body`, `event_json`, `parameters` (reading) -> `problems`. All
-of them know the `Ledger` protocol, none an engine.
+route or one family each) -> `body`, `event_json`, `tag_filters`, `parameters` (reading) ->
+`problems`. All of them know the `Ledger` protocol, none an engine.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from starlette.routing import Route
 from tallybook._version import __version__
 from tallybook.clock import Clock, SystemClock
 from tallybook_server.adjustments import Adjustments, answer_adjustments
+from tallybook_server.body import BodyBudget
 from tallybook_server.dimensions import Dimensions, answer_dimensions
 from tallybook_server.edge import Edge, logger
 from tallybook_server.ingest import Ingest
@@ -39,7 +40,7 @@ from tallybook_server.listings import (
 )
 from tallybook_server.problems import PROBLEMS, Problem, problem_page
 from tallybook_server.settings import Settings
-from tallybook_server.usage import answer_usage
+from tallybook_server.usage import UsageRoutes
 
 __all__ = ["create_app"]
 
@@ -53,10 +54,12 @@ def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLO
 
     The ledger stays the caller's: it is neither opened nor closed here.
     """
-    ingest = Ingest(ledger, settings, clock)
-    adjustments = Adjustments(ledger, settings, clock)
-    dimensions = Dimensions(ledger, settings)
+    budget = BodyBudget(settings.bodies_bytes_max)
+    ingest = Ingest(ledger, settings, clock, budget)
+    adjustments = Adjustments(ledger, settings, clock, budget)
+    dimensions = Dimensions(ledger, settings, budget)
     queries = CapacityLimiter(settings.queries_max)
+    usage = UsageRoutes(ledger, settings, budget, queries)
     verifying = CapacityLimiter(1)  # It takes minutes, and must not keep questions waiting.
 
     def ask(answer: _Answer, limiter: CapacityLimiter) -> Callable[[Request], object]:
@@ -71,7 +74,10 @@ def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLO
         Route("/", functools.partial(_root, ledger), methods=["GET"]),
         Route("/v1/events", ingest.post, methods=["POST"]),
         Route("/v1/events", ask(answer_events, queries), methods=["GET"]),
-        Route("/v1/usage", ask(answer_usage, queries), methods=["GET"]),
+        Route("/v1/usage", usage.get, methods=["GET"]),
+        Route("/v1/usage.{suffix}", usage.get, methods=["GET"]),
+        Route("/v1/usage/query", usage.post, methods=["POST"]),
+        Route("/v1/usage/query.{suffix}", usage.post, methods=["POST"]),
         Route("/v1/adjustments", adjustments.post, methods=["POST"]),
         Route("/v1/adjustments", ask(answer_adjustments, queries), methods=["GET"]),
         Route("/v1/dimensions", ask(answer_dimensions, queries), methods=["GET"]),

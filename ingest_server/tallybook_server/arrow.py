@@ -16,7 +16,7 @@ from arro3.core import (
     list_array,  # pyright: ignore[reportUnknownVariableType]
 )
 
-__all__ = ["Column", "Rows", "lists", "numbers", "rows", "texts"]
+__all__ = ["Column", "Rows", "integers", "lists", "numbers", "rows", "texts", "times"]
 
 Column = Array
 Rows = Table
@@ -30,6 +30,16 @@ def numbers(values: array[int]) -> Column:
 def texts(values: Sequence[str | None]) -> Column:
     """A column of text."""
     return Array(list(values), DataType.string())
+
+
+def integers(values: Sequence[int | None]) -> Column:
+    """A column of integers, copied; it may be empty, or have none in places."""
+    return Array(list(values), DataType.int64())
+
+
+def times(values: Sequence[int | None]) -> Column:
+    """A column of moments in UTC, from microseconds since 1970."""
+    return integers(values).cast(DataType.timestamp("us", tz="UTC"))
 
 
 def lists(offsets: array[int], values: Column) -> Column:

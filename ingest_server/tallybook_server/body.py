@@ -14,7 +14,7 @@ import sys
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -29,7 +29,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["BodyBudget", "Lease", "read_body"]
+__all__ = ["BodyBudget", "Bound", "Lease", "read_body"]
 
 _PIECE_BYTES: Final = 1 << 20
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
@@ -79,12 +79,37 @@ class Lease:
         self.held += size
 
 
+class Bound(NamedTuple):
+    """
+    A limit of the size of bodies.
+
+    Attributes:
+        name: The setting that says so.
+        bytes_max: Its value.
+    """
+
+    name: str
+    bytes_max: int
+
+
 @asynccontextmanager
 async def read_body(
-    receive: Receive, headers: Headers, settings: Settings, budget: BodyBudget
+    receive: Receive,
+    headers: Headers,
+    settings: Settings,
+    budget: BodyBudget,
+    *,
+    bound: Bound | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """
     The body, decompressed; its memory counts against *budget* until the block is left.
+
+    Args:
+        receive: Where it comes from.
+        headers: The request's.
+        settings: The limits of a body that brings events.
+        budget: What all bodies together may take.
+        bound: Another limit than those, on the wire and decompressed.
 
     Raises:
         Problem: ``body-too-large``, ``body-too-slow``, ``body-undecodable``,
@@ -98,23 +123,25 @@ async def read_body(
             f"Content-Encoding is {encoding[:60]!r}; expected one of {', '.join(_DECODERS)}",
             headers={"Accept-Encoding": "gzip, zstd"},  # RFC 7694 section 3.
         )
+    on_wire = bound or Bound("body_bytes_max", settings.body_bytes_max)
+    unpacked = bound or Bound("body_raw_bytes_max", settings.body_raw_bytes_max)
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > settings.body_bytes_max:
-        raise _too_large("body_bytes_max", settings.body_bytes_max, "on the wire")
+    if announced.isdecimal() and int(announced[:20]) > on_wire.bytes_max:
+        raise _too_large(on_wire, "on the wire")
     with budget.lease() as lease:
-        body = await _arrive(receive, settings, lease)
+        body = await _arrive(receive, settings.body_seconds_max, on_wire, lease)
         decode = _DECODERS[encoding]
         if decode is not None:
-            body = await _unpack(decode(body), settings, lease)
+            body = await _unpack(decode(body), unpacked, lease)
         yield body
 
 
-async def _arrive(receive: Receive, settings: Settings, lease: Lease) -> bytes:
+async def _arrive(receive: Receive, seconds_max: float, bound: Bound, lease: Lease) -> bytes:
     chunks: list[bytes] = []
     size = 0
     more = True
     try:
-        async with asyncio.timeout(settings.body_seconds_max):
+        async with asyncio.timeout(seconds_max):
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -122,39 +149,39 @@ async def _arrive(receive: Receive, settings: Settings, lease: Lease) -> bytes:
                 chunk: bytes = message.get("body", b"")
                 more = message.get("more_body", False)
                 size += len(chunk)
-                if size > settings.body_bytes_max:
-                    raise _too_large("body_bytes_max", settings.body_bytes_max, "on the wire")
+                if size > bound.bytes_max:
+                    raise _too_large(bound, "on the wire")
                 lease.take(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise Problem(
             "body-too-slow",
             f"{size} bytes of the body arrived, and not all of it, within the limit "
-            f"body_seconds_max of {settings.body_seconds_max:g} seconds",
+            f"body_seconds_max of {seconds_max:g} seconds",
             headers={"Connection": "close"},  # It has had its time: nothing more is read of it.
         ) from None
     # A body that came in one piece, as most do, is not copied.
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _unpack(pieces: Iterator[bytes], settings: Settings, lease: Lease) -> bytes:
+async def _unpack(pieces: Iterator[bytes], bound: Bound, lease: Lease) -> bytes:
     held: list[bytes] = []
     size = 0
     for piece in pieces:
         size += len(piece)
-        if size > settings.body_raw_bytes_max:
-            raise _too_large("body_raw_bytes_max", settings.body_raw_bytes_max, "decompressed")
+        if size > bound.bytes_max:
+            raise _too_large(bound, "decompressed")
         lease.take(len(piece))
         held.append(piece)
         await asyncio.sleep(0)  # Other requests go on between two pieces of a large body.
     return held[0] if len(held) == 1 else b"".join(held)
 
 
-def _too_large(limit: str, bytes_max: int, where: str) -> Problem:
+def _too_large(bound: Bound, where: str) -> Problem:
     return Problem(
         "body-too-large",
-        f"the body has more than {bytes_max} bytes {where}: the limit {limit}",
-        more={"limit": limit, "bytes_max": bytes_max},
+        f"the body has more than {bound.bytes_max} bytes {where}: the limit {bound.name}",
+        more={"limit": bound.name, "bytes_max": bound.bytes_max},
     )
 
 

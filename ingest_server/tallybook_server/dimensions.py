@@ -91,10 +91,10 @@ class DimensionsAnswer(BaseModel):
 class Dimensions:
     """The way in for declarations, and one dimension out. One per application."""
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings, budget: BodyBudget) -> None:
         self._ledger = ledger
         self._settings = settings
-        self._budget = BodyBudget(settings.bodies_bytes_max)
+        self._budget = budget
 
     async def put(self, request: Request) -> Response:
         """

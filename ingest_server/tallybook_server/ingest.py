@@ -101,11 +101,13 @@ class JsonAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class Ingest:
     """The way in. One per application."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: Settings, clock: Clock, budget: BodyBudget
+    ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._clock = clock
-        self._budget = BodyBudget(settings.bodies_bytes_max)
+        self._budget = budget
         self._threads = CapacityLimiter(INGEST_THREADS_MAX)
 
     async def post(self, request: Request) -> Response:

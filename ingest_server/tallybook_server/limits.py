@@ -181,6 +181,31 @@ QUERIES_MAX: Final = 4
 QUERY_STRING_BYTES_MAX: Final = 16 << 10
 """A question's parameters, as written."""
 
+QUESTION_BYTES_MAX: Final = 1 << 20
+"""A question as JSON: a thousand tenants with the longest names fit."""
+
+DIMENSIONS_MAX: Final = 100
+"""Dimensions in one question about usage."""
+
+TENANTS_MAX: Final = 1_000
+"""Tenants that one question names; without any it is about all of them."""
+
+FILTERS_MAX: Final = 64
+"""Filters in one question: two for each tag that an event can have."""
+
+FILTER_VALUES_MAX: Final = 1_000
+"""Values that one filter compares with."""
+
+USAGE_ROWS_MAX: Final = 100_000
+"""Rows on one page of usage, and of an answer that is not asked for in pages: about 20 MB of
+JSON. More is refused and never cut, so that who overlooks `next` does not bill too little."""
+
+RENDER_ROWS: Final = 1_000
+"""Rows written in one piece, a few ms: between two pieces, other requests go on."""
+
+LINK_BYTES_MAX: Final = 2 << 10
+"""The question in a ``Link`` header: proxies refuse answers whose head is beyond 4 KB."""
+
 PAGE_ROWS_MAX: Final = 1_000
 """Rows on one page of a list."""
 

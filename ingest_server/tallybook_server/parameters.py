@@ -16,16 +16,36 @@ from tallybook_server.limits import PAGE_ROWS, PAGE_ROWS_MAX, QUERY_STRING_BYTES
 from tallybook_server.problems import Problem, nearest
 from tallybook_server.rfc3339 import read_rfc3339
 
-__all__ = ["Parameters", "invalid"]
+__all__ = ["Parameters", "invalid", "one_of", "read_moment"]
 
 _Word = TypeVar("_Word", bound=str)
 _INDEX_MAX: Final = 2**31 - 1
 _POSITION_MAX: Final = 2**63 - 1
+_NUMBER_MAX: Final = 2**31 - 1
 
 
 def invalid(name: str, detail: str) -> Problem:
     """The problem ``parameter-invalid``, naming the parameter."""
     return Problem("parameter-invalid", detail, more={"parameter": name})
+
+
+def one_of(name: str, value: str, words: Sequence[_Word]) -> _Word:
+    """The one of *words* that *value* is, or the problem ``parameter-invalid``."""
+    for word in words:
+        if value == word:
+            return word
+    raise invalid(
+        name,
+        f"{name} is {value[:60]!r}; expected one of {', '.join(words)}.{nearest(value, words)}",
+    )
+
+
+def read_moment(name: str, text: str) -> int:
+    """The RFC 3339 time *text* in microseconds since 1970 UTC, or ``parameter-invalid``."""
+    try:
+        return read_rfc3339(text)
+    except InvalidEvent as error:
+        raise invalid(name, f"{name}: {error}") from None
 
 
 class Parameters:
@@ -35,13 +55,15 @@ class Parameters:
     Args:
         query: What stands behind the question mark.
         known: The parameters that exist.
-        prefix: What the names of others begin with: ``"tag."``.
+        prefixes: What the names of others begin with: ``"tag."``.
 
     Raises:
         Problem: ``parameter-unknown``, or ``parameter-invalid`` for what cannot be read.
     """
 
-    def __init__(self, query: bytes, known: Collection[str], *, prefix: str | None = None) -> None:
+    def __init__(
+        self, query: bytes, known: Collection[str], *, prefixes: Sequence[str] = ()
+    ) -> None:
         if len(query) > QUERY_STRING_BYTES_MAX:
             raise Problem(
                 "parameter-invalid",
@@ -52,11 +74,10 @@ class Parameters:
         except UnicodeError:
             raise Problem("parameter-invalid", "the query is not UTF-8, percent-encoded") from None
         for name, _ in self._pairs:
-            if name not in known and not (prefix is not None and name.startswith(prefix)):
-                hint = nearest(name, known) or f" There are: {', '.join(sorted(known))}."
+            if name not in known and not name.startswith(tuple(prefixes)):
                 raise Problem(
                     "parameter-unknown",
-                    f"there is no parameter {name[:60]!r}.{hint}",
+                    f"there is no parameter {name[:60]!r}.{_hint(name, known, prefixes)}",
                     more={"parameter": name[:60]},
                 )
 
@@ -71,45 +92,22 @@ class Parameters:
             raise invalid(name, f"{name} is given {len(values)} times; expected once")
         return values[0] if values else None
 
-    def required(self, name: str, example: str) -> str:
-        """The value of *name*, or the problem ``parameter-missing``."""
+    def flag(self, name: str) -> bool | None:
+        """``true`` or ``false``, None if it is absent."""
         value = self.one(name)
-        if value is None:
-            raise Problem(
-                "parameter-missing",
-                f"{name} is missing; expected, for example, {name}={example}",
-                more={"parameter": name},
-            )
-        return value
+        return None if value is None else one_of(name, value, ("true", "false")) == "true"
 
-    def word(self, name: str, words: Sequence[_Word]) -> _Word:
-        """One of *words*, the first if absent."""
+    def number(self, name: str) -> int | None:
+        """A whole number from 0 on, None if it is absent."""
         value = self.one(name)
-        if value is None:
-            return words[0]
-        for word in words:
-            if value == word:
-                return word
-        raise invalid(
-            name,
-            f"{name} is {value[:60]!r}; expected one of {', '.join(words)}.{nearest(value, words)}",
-        )
+        return None if value is None else self._number(name, value, _NUMBER_MAX)
 
-    def moment(self, name: str) -> int | None:
-        """An RFC 3339 time, in microseconds since 1970 UTC."""
-        value = self.one(name)
-        if value is None:
-            return None
-        try:
-            return read_rfc3339(value)
-        except InvalidEvent as error:
-            raise invalid(name, f"{name}: {error}") from None
-
-    def tagged(self, prefix: str) -> list[tuple[str, str]]:
-        """The rest of each name that begins with *prefix*, and its value."""
-        found = [(k.removeprefix(prefix), v) for k, v in self._pairs if k.startswith(prefix)]
-        for name in {name for name, _ in found}:
-            self.one(prefix + name)
+    def behind(self, prefix: str) -> dict[str, list[str]]:
+        """By the rest of each name that begins with *prefix*: every value, in order."""
+        found: dict[str, list[str]] = {}
+        for name, value in self._pairs:
+            if name.startswith(prefix):
+                found.setdefault(name.removeprefix(prefix), []).append(value)
         return found
 
     def page(self) -> tuple[tuple[int, int], int]:
@@ -134,3 +132,11 @@ class Parameters:
             shape = "a cursor, or a position's number," if name == "after" else "a whole number"
             raise invalid(name, f"{name} has {text[:40]!r}; expected {shape} of at most {most}")
         return int(text)
+
+
+def _hint(name: str, known: Collection[str], prefixes: Sequence[str]) -> str:
+    """What *name* may have been meant to be, or what there is."""
+    begin, dot, key = name[:60].rpartition(".")
+    near = nearest(name, [f"{prefix}{key}" for prefix in prefixes] if dot and begin else known)
+    names = [*sorted(known), *(f"{prefix}<key>" for prefix in prefixes)]
+    return near or f" There are: {', '.join(names)}."

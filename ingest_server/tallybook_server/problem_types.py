@@ -120,7 +120,7 @@ REQUEST_PROBLEMS: Final = (
         "content-type-unsupported",
         "The Content-Type is not supported.",
         415,
-        "Send events as application/json, or blocks as application/vnd.tallybook.blocks.",
+        "Send JSON as application/json, and blocks as application/vnd.tallybook.blocks.",
     ),
     ProblemType(
         "head-too-large",
@@ -149,21 +149,61 @@ REQUEST_PROBLEMS: Final = (
     ),
     ProblemType(
         "parameter-unknown",
-        "There is no such query parameter.",
+        "There is no such parameter.",
         400,
         "Check the spelling. To filter by a tag, write tag.<key>=<value>.",
     ),
     ProblemType(
         "parameter-missing",
-        "A query parameter is missing.",
+        "A parameter is missing.",
         400,
         "Add the parameter that the detail names.",
     ),
     ProblemType(
         "parameter-invalid",
-        "A query parameter has a value that it cannot have.",
+        "A parameter has a value that it cannot have.",
         400,
         "Correct the parameter that the detail names.",
+    ),
+    ProblemType(
+        "parameters-conflict",
+        "Two parameters contradict each other.",
+        400,
+        "Leave out one of the two that the detail names.",
+    ),
+    ProblemType(
+        "cursor-invalid",
+        "The cursor does not belong to this question.",
+        400,
+        "Pass the cursor as it came, with the question that it came from; only `limit`, "
+        "`explain` and the format may differ. Without a cursor, the first page comes anew.",
+    ),
+    ProblemType(
+        "not-acceptable",
+        "The answer does not come in this format.",
+        406,
+        "Accept one of application/json, text/csv, application/x-ndjson and "
+        "application/vnd.apache.parquet, or name one by a suffix: /v1/usage.csv.",
+    ),
+    ProblemType(
+        "aggregation-unfit",
+        "The aggregation says nothing about this dimension.",
+        422,
+        "Ask for one that the detail names, or leave `aggregation` out: then what the dimension "
+        "is declared as applies.",
+    ),
+    ProblemType(
+        "rule-changes",
+        "The dimension is declared in two ways within what would be one row.",
+        422,
+        "Ask for windows of which one begins when the declaration changes, or for the time before "
+        "and from then on separately, or name an aggregation.",
+    ),
+    ProblemType(
+        "position-unknown",
+        "The ledger has no such position.",
+        422,
+        "Use a position that an answer named, or a time of recording.",
     ),
     ProblemType(
         "time-zone-unknown",
@@ -175,7 +215,8 @@ REQUEST_PROBLEMS: Final = (
         "too-many-rows",
         "The answer has too many rows.",
         422,
-        "Ask for a shorter range, a longer window or fewer groups. An answer is never cut.",
+        "Ask for a shorter range, a longer window or fewer groups; or, for pages, set `limit`. "
+        "An answer is never cut unasked.",
     ),
     ProblemType(
         "document-invalid",

@@ -36,6 +36,7 @@ class Settings(BaseModel):
         body_raw_bytes_max: A request's body once decompressed.
         bodies_bytes_max: All bodies in memory at one time.
         body_seconds_max: For a body to arrive.
+        question_bytes_max: A question that comes as JSON, on the wire and decompressed.
         head_bytes_max: A request's line and header fields.
         head_seconds_max: For a head to arrive.
         events_max: Events in one JSON request.
@@ -53,6 +54,7 @@ class Settings(BaseModel):
     body_raw_bytes_max: _Bytes = limits.BODY_RAW_BYTES_MAX
     bodies_bytes_max: _Bytes = limits.BODIES_BYTES_MAX
     body_seconds_max: _Seconds = limits.BODY_SECONDS_MAX
+    question_bytes_max: _Bytes = limits.QUESTION_BYTES_MAX
     head_bytes_max: _Bytes = limits.HEAD_BYTES_MAX
     head_seconds_max: _Seconds = limits.HEAD_SECONDS_MAX
     events_max: _Count = limits.JSON_EVENTS_MAX

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Sequence
@@ -106,8 +107,13 @@ def module_server(module: str, arguments: Sequence[str]) -> Generator[Server]:
 def counted(server: Server, dimension: str) -> int:
     """The events of a dimension that the ledger counts."""
     query = urllib.parse.urlencode({"dimension": dimension, "aggregation": "count"})
-    with urllib.request.urlopen(f"{server.url}/v1/usage?{query}", timeout=300) as response:
-        rows = json.load(response)["data"]
+    try:
+        with urllib.request.urlopen(f"{server.url}/v1/usage?{query}", timeout=300) as response:
+            rows = json.load(response)["data"]
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return 0  # A dimension is there from its first event on.
     return sum(int(row["events"]) for row in rows)
 
 

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 from tallybook_server.embedded import EmbeddedLedger
 from tests.conftest import ServerProcess
@@ -132,8 +131,7 @@ def _sums(server: ServerProcess) -> dict[tuple[str, str | None], int]:
     """The server's own sums, by dimension and tenant."""
     found: dict[tuple[str, str | None], int] = {}
     for dimension in {shape_of(n).dimension for n in range(3)}:
-        document = server.get("/v1/usage", dimension=dimension, group_by="tenant")
-        for row in cast(list[dict[str, Any]], document["data"]):
+        for row in server.rows(dimension=dimension, group_by="tenant"):
             found[dimension, row["tenant"]] = int(row["value"])
     return found
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -43,12 +43,16 @@ class FaultyLedger(EmbeddedLedger):
         appended: Deliveries that came.
         gate: Queries wait for it.
         asked: Set when a query has come.
+        answer: What queries are answered with, in pages; None: what the ledger holds.
+        queries: Those that came.
     """
 
     fault: Exception | None = None
     appended = 0
     gate: threading.Event | None = None
     asked: threading.Event | None = None
+    answer: Usage | None = None
+    queries: tuple[UsageQuery, ...] = ()
 
     def append(self, delivery: Delivery) -> Future[Acknowledgement]:
         self.appended += 1
@@ -65,7 +69,16 @@ class FaultyLedger(EmbeddedLedger):
             self.gate.wait(10)
         if self.fault is not None:
             raise self.fault
-        return super().aggregate(query)
+        self.queries = (*self.queries, query)
+        if self.answer is None:
+            return super().aggregate(query)
+        behind = query.skip + query.limit
+        return replace(
+            self.answer,
+            rows=self.answer.rows[query.skip : behind],
+            more=len(self.answer.rows) > behind,
+            position=query.as_of or self.position(),
+        )
 
 
 @dataclass(frozen=True)
@@ -94,8 +107,9 @@ class Running:
     def usage(self, **parameters: str) -> str:
         """The total of ``calls``, as decimal text; "0" without a row."""
         answer = self.http.get("/v1/usage", params={"dimension": "calls"} | parameters)
-        answer.raise_for_status()
-        rows: list[dict[str, str]] = answer.json()["data"]
+        if answer.status_code == 404:  # A dimension is there from its first event on.
+            return "0"
+        rows: list[dict[str, str]] = answer.raise_for_status().json()["data"]
         return rows[0]["value"] if rows else "0"
 
     def rejections(self) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tallybook_server.catalogue import UnfitAggregation
 from tallybook_server.ledger import LedgerFull, TooManyRows
 from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
 from tests.ingest_server.conftest import BLOCKS, PRODUCER, Running, Start, block_of
@@ -25,11 +26,11 @@ def _post(body: bytes, *, fault: Exception | None = None, **headers: str) -> Pro
     return provoke
 
 
-def _get(path: str, *, fault: Exception | None = None) -> Provoke:
+def _get(path: str, *, fault: Exception | None = None, **headers: str) -> Provoke:
     def provoke(start: Start) -> bytes:
         server = start()
         server.ledger.fault = fault
-        return server.http.get(path).content
+        return server.http.get(path, headers=headers).content
 
     return provoke
 
@@ -84,6 +85,19 @@ def _correct(*documents: dict[str, object], aggregation: str = "sum") -> Provoke
     return provoke
 
 
+def _usage(parameters: str, *declarations: dict[str, object]) -> Provoke:
+    """What a question about ``calls`` is answered with, once it is declared."""
+
+    def provoke(start: Start) -> bytes:
+        server = start()
+        server.post_blocks(block_of(1)).raise_for_status()
+        for one in declarations:
+            server.http.put("/v1/dimensions/calls", json=one).raise_for_status()
+        return server.http.get(f"/v1/usage?dimension=calls&{parameters}").content
+
+    return provoke
+
+
 CREDIT: dict[str, object] = {"id": "a", "dimension": "calls", "value": 1, "reason": "r"}
 VOID: dict[str, object] = {"id": "v", "void": f"{PRODUCER.hex()}-1", "reason": "r"}
 SLOW_BODY = (
@@ -111,8 +125,17 @@ PROVOKED: dict[str, Provoke] = {
     "parameter-unknown": _get("/v1/usage?dimension=calls&windw=day"),
     "parameter-missing": _get("/v1/usage"),
     "parameter-invalid": _get("/v1/events?limit=0"),
+    "parameters-conflict": _get("/v1/usage?dimension=a&aggregation=sum&unique_of=value"),
+    "cursor-invalid": _get("/v1/usage?dimension=calls&cursor=x"),
+    "not-acceptable": _get("/v1/usage?dimension=calls", Accept="text/html"),
+    "aggregation-unfit": _get(
+        "/v1/usage?dimension=seats&aggregation=sum",
+        fault=UnfitAggregation("a level", "seats", "last", "sum"),
+    ),
     "time-zone-unknown": _get("/v1/usage?dimension=calls&time_zone=Mars"),
     "too-many-rows": _get("/v1/usage?dimension=calls", fault=TooManyRows("100,001 rows")),
+    "rule-changes": _usage("", {"aggregation": "max", "from": "2026-01-15T00:00:00Z"}),
+    "position-unknown": _usage("as_of=1.999"),
     "document-invalid": _correct({"id": "a"}),
     "dimension-unknown": _get("/v1/dimensions/call"),
     "correction-conflict": _correct(CREDIT, CREDIT | {"value": 2}),

@@ -168,8 +168,10 @@ def usage(client: httpx.Client) -> Usage:
     answer: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for dimension in (REQUESTS, TOKENS):
         parameters = {"dimension": dimension, "group_by": "tenant"}
-        document = client.get("/v1/usage", params=parameters).raise_for_status().json()
-        for row in document["data"]:
+        response = client.get("/v1/usage", params=parameters)
+        if response.status_code == 404:
+            continue  # A dimension is there from its first event on.
+        for row in response.raise_for_status().json()["data"]:
             answer[row["tenant"] or _NOBODY][dimension] = row["value"]
     return dict(answer)
 

@@ -1,10 +1,10 @@
-"""A server, asked or told something: one request, its document, or why there was none."""
+"""A server, asked or told something: one request, its answer, or why there was none."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final, Self, cast
@@ -14,10 +14,20 @@ from tallybook.cli.parser import Parser
 from tallybook.limits import REQUEST_TIMEOUT_SECONDS
 from tallybook.settings import Settings, read_settings
 
-__all__ = ["DEFAULT_ENDPOINT", "Reply", "Server", "add_endpoint", "settings_of"]
+__all__ = [
+    "DEFAULT_ENDPOINT",
+    "Answer",
+    "Document",
+    "Reply",
+    "Server",
+    "add_endpoint",
+    "settings_of",
+]
 
 DEFAULT_ENDPOINT: Final = "http://127.0.0.1:8255"
 """Where ``tallybook serve`` listens when nobody says."""
+
+_JSON: Final = "application/json"
 
 Parameters = Sequence[tuple[str, str]]
 Document = dict[str, object]
@@ -61,6 +71,35 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What the server answered, in whatever format.
+
+    Attributes:
+        where: The server, and what it was asked.
+        content: The bytes as they came.
+        headers: The header fields, their names in small letters.
+    """
+
+    where: str
+    content: bytes
+    headers: Mapping[str, str]
+
+    def document(self) -> Document:
+        """The document, where it is one; else the Failure of a server that is no tallybook."""
+        document = _document(self.content)
+        if document is None:
+            raise self.stranger("something that is no document")
+        return document
+
+    def stranger(self, what: str) -> Failure:
+        """The failure of a server that answers with *what* and is no tallybook."""
+        return Failure(
+            f"{self.where} answered with {what}; is it a tallybook server?", Exit.UNREACHABLE
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """
     A server to ask.
@@ -91,7 +130,7 @@ class Server:
         Raises:
             Failure: The server refused the question, or there was no answer of a server.
         """
-        return self._ask("GET", path, parameters, None, timeout_seconds)
+        return self._reply("GET", path, timeout_seconds, parameters=parameters)
 
     def send(self, method: str, path: str, document: Document) -> Reply:
         """
@@ -100,19 +139,48 @@ class Server:
         Raises:
             Failure: The server refused it, or there was no answer: then it may be stored.
         """
-        return self._ask(method, path, (), document, REQUEST_TIMEOUT_SECONDS)
+        return self._reply(method, path, REQUEST_TIMEOUT_SECONDS, document=document)
 
-    def _ask(
+    def _reply(
         self,
         method: str,
         path: str,
-        parameters: Parameters,
-        document: Document | None,
         timeout_seconds: float | None,
+        *,
+        parameters: Parameters = (),
+        document: Document | None = None,
     ) -> Reply:
+        answer = self._exchange(
+            method, path, _JSON, timeout_seconds, parameters=parameters, document=document
+        )
+        time = _time(answer.headers.get("date"))
+        return Reply(document=answer.document(), text=answer.content.decode(), time=time)
+
+    def ask(
+        self, path: str, question: Mapping[str, object], *, accept: str, timeout_seconds: float
+    ) -> Answer:
+        """
+        Post *question* as JSON to *path*; one attempt.
+
+        Raises:
+            Failure: The server refused the question, or there was no answer of a server.
+        """
+        return self._exchange("POST", path, accept, timeout_seconds, document=question)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        accept: str,
+        timeout_seconds: float | None,
+        *,
+        parameters: Parameters = (),
+        document: Mapping[str, object] | None = None,
+    ) -> Answer:
         import httpx
 
-        headers = {"Accept": "application/json"}
+        # A refusal is a document, whatever the answer would have been.
+        headers = {"Accept": accept}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         try:
@@ -131,21 +199,15 @@ class Server:
                 "is the server running there? tallybook serve starts one, --endpoint names another",
                 Exit.UNREACHABLE,
             ) from None
-        answer = _document(response.text)
         if response.status_code not in (200, 201):
-            raise _refusal(self.endpoint, response.status_code, answer)
-        if answer is None:
-            raise Failure(
-                f"{self.endpoint} answered {path} with something that is no document; "
-                "is it a tallybook server?",
-                Exit.UNREACHABLE,
-            )
-        return Reply(response.text, answer, _time(response.headers.get("date")))
+            raise _refusal(self.endpoint, response.status_code, _document(response.content))
+        fields = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(f"{self.endpoint}{path}", response.content, fields)
 
 
-def _document(text: str) -> Document | None:
+def _document(content: bytes) -> Document | None:
     try:
-        document: object = json.loads(text)
+        document: object = json.loads(content)
     except ValueError:
         return None
     return cast(Document, document) if isinstance(document, dict) else None

@@ -7,14 +7,17 @@ No colour and no cursor movement, so that every output can be piped, diffed and 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
+from typing import BinaryIO, Self
 
 __all__ = [
     "Exit",
     "Failure",
     "Progress",
+    "Sink",
     "number_of",
     "plain",
     "print_json",
@@ -95,6 +98,53 @@ def table(
         ).rstrip()
         for line in lines
     ]
+
+
+class Sink:
+    """
+    Where the data of a command goes: standard output, or a file.
+
+    The file appears when it is complete: one that breaks off would look like one that ends
+    there. What was called so before stays until then.
+
+    Args:
+        path: The file; None: standard output.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._part = None if path is None else f"{path}.part"
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        if self._part is not None:
+            self._file = open(self._part, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if self._file is None or self._part is None or self._path is None:
+            return
+        self._file.close()
+        if kind is None:
+            os.replace(self._part, self._path)
+        else:
+            os.unlink(self._part)
+
+    def write(self, data: bytes) -> None:
+        """Write *data* as it is."""
+        file = sys.stdout.buffer if self._file is None else self._file
+        file.write(data)
+        file.flush()
+
+    def write_lines(self, lines: Iterable[str]) -> None:
+        """Write *lines* of text, in UTF-8 or in what the terminal takes."""
+        for line in lines:
+            if self._file is None:
+                print_line(line)
+            else:
+                self._file.write(f"{line}\n".encode())
 
 
 class Progress:

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import NoReturn, Protocol
 
 from tallybook.cli.output import Exit, Failure
+from tallybook.names import split_pair
 
 __all__ = [
     "Commands",
@@ -115,13 +116,13 @@ def _add(
 
 
 def pair(text: str) -> tuple[str, str]:
-    """``key=value``."""
-    key, sign, value = text.partition("=")
-    if not sign or not key:
+    """``key=value``; ``\\=`` is an equals sign within the key."""
+    found = split_pair(text)
+    if found is None:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no tag; expected key=value, such as region=eu"
         )
-    return key, value
+    return found
 
 
 def seconds(text: str) -> float:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import re
+import json
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, Final, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from collections.abc import Iterator, Sequence
+from typing import Final, cast
 
-from tallybook.cli.connection import Document, Server, add_endpoint
-from tallybook.cli.output import Exit, Failure, print_line, say, table
-from tallybook.cli.parser import Commands, add_command, pair, tags_of
+from tallybook.cli.connection import Answer, Document, Server, add_endpoint
+from tallybook.cli.output import Exit, Failure, Sink, say
+from tallybook.cli.parser import Commands, Parser, add_command, count, pair
+from tallybook.cli.usage_question import Question, question_of
+from tallybook.cli.usage_table import basis_of, basis_of_headers, explanation_of, table_of
 
 __all__ = ["register"]
 
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_ANSWER_SECONDS: Final = 300.0
+ANSWER_SECONDS: Final = 300.0
 """A question over years of usage may take the server long."""
+
+PAGE_ROWS: Final = 100_000
+"""Rows that are asked for at once: the most that the server gives."""
+
+_PATH: Final = "/v1/usage/query"
+_NEXT: Final = "tallybook-next"
+_POSITION: Final = "tallybook-position"
+_JSON: Final = "application/json"
+_TYPES: Final = {
+    "csv": "text/csv",
+    "ndjson": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 
 def register(commands: Commands) -> None:
@@ -27,16 +40,70 @@ def register(commands: Commands) -> None:
         "usage",
         _usage,
         summary="ask who used how much, and when",
-        words="The answer is exact for one position of the ledger, which is named beside it.",
+        words="The answer is exact for one position of the ledger, which is named beside it.\n"
+        "All of its pages are fetched; --limit stops earlier. A KEY with an = in it is written\n"
+        "with \\=, and one with a comma, behind --group-by, with \\,.",
         examples=[
             "tallybook usage http.requests --group-by tenant",
-            "tallybook usage tokens.output --tenant acme --filter model=small",
+            "tallybook usage tokens.output --tenant acme --tag model=small --tag model=large",
             "tallybook usage http.requests --from 2026-11-01 --to 2026-12-01 --window day "
-            "--time-zone Europe/Berlin",
+            "--time-zone Europe/Berlin --fill",
+            "tallybook usage http.requests --group-by tenant --top 10",
+            "tallybook usage http.requests --prefix-tag route=/v1/ --not-tag status=500",
+            "tallybook usage latency.ms --aggregation percentile --percentile 99.9",
+            "tallybook usage http.requests --aggregation unique --unique-of tag:user",
+            "tallybook usage http.requests tokens.output --group-by tenant --csv --output nov.csv",
+            "tallybook usage http.requests --group-by tenant --as-of 1.42",
         ],
     )
-    parser.add_argument("dimension", metavar="DIMENSION", help="what was used: http.requests")
-    parser.add_argument("--tenant", help='only this tenant; "" for events without one')
+    parser.add_argument(
+        "dimension", nargs="+", metavar="DIMENSION", help="what was used: http.requests"
+    )
+    _add_whose(parser)
+    _add_when(parser)
+    _add_how(parser)
+    _add_formats(parser)
+    add_endpoint(parser)
+
+
+def _add_whose(parser: Parser) -> None:
+    parser.add_argument(
+        "--tenant",
+        action="append",
+        default=[],
+        help='only this tenant, "" for events without one; may be repeated',
+    )
+    parser.add_argument(
+        "--group-by",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="tenant, or tag:KEY; may be repeated, or several with commas between",
+    )
+    for option, words in (
+        ("--tag", "only events whose tag has this value"),
+        ("--not-tag", "only events whose tag has not this value, or that lack it"),
+        ("--prefix-tag", "only events whose tag begins so"),
+    ):
+        parser.add_argument(
+            option,
+            type=pair,
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"{words}; may be repeated",
+        )
+    parser.add_argument(
+        "--exists-tag",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="KEY=true",
+        help="only events that have the tag, or with KEY=false those that lack it",
+    )
+
+
+def _add_when(parser: Parser) -> None:
     parser.add_argument(
         "--from",
         dest="start",
@@ -46,128 +113,131 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--to", dest="end", metavar="TIME", help="the first moment that no longer counts"
     )
-    parser.add_argument("--window", choices=["none", "hour", "day"], help="split the answer; none")
-    parser.add_argument("--time-zone", metavar="NAME", help="whose hours and days; UTC")
     parser.add_argument(
-        "--group-by",
-        action="append",
-        default=[],
+        "--window",
         metavar="NAME",
-        help="tenant, or tag:KEY; may be repeated, or several with commas between",
+        help="split the answer by minute, hour, day, week, month, quarter or year; none",
     )
     parser.add_argument(
-        "--filter",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only events with this tag; may be repeated",
+        "--month-day", type=count, metavar="N", help="the day on which a month begins; 1"
     )
+    parser.add_argument("--time-zone", metavar="NAME", help="whose hours and days; UTC")
+    parser.add_argument("--fill", action="store_true", help="show windows without usage, too")
+    parser.add_argument(
+        "--as-of",
+        metavar="WHEN",
+        help="as it was at a position of the ledger, 1.42, or at a time of recording",
+    )
+
+
+def _add_how(parser: Parser) -> None:
     parser.add_argument(
         "--aggregation",
-        choices=["sum", "count"],
-        help="sum of the values, or count of the events; sum",
+        metavar="NAME",
+        help="sum, count, min, max, avg, last, unique, percentile or time_weighted; "
+        "what the dimension declares",
     )
-    add_endpoint(parser)
+    parser.add_argument(
+        "--unique-of", metavar="WHAT", help="with unique: value, or the tag as tag:KEY"
+    )
+    parser.add_argument("--percentile", metavar="P", help="with percentile: 99.9")
+    parser.add_argument(
+        "--order",
+        metavar="NAME",
+        help="group; value, or --order=-value for the largest first; with --top: -value",
+    )
+    parser.add_argument(
+        "--top", type=count, metavar="N", help="only so many rows of each window and dimension"
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="stop after so many rows")
+    parser.add_argument("--cursor", help="go on where an answer with --limit stopped")
+    parser.add_argument("--explain", action="store_true", help="say what was read")
+
+
+def _add_formats(parser: Parser) -> None:
+    parser.add_argument("--csv", action="store_true", help="print CSV, for a spreadsheet")
+    parser.add_argument("--ndjson", action="store_true", help="print one JSON object a line")
+    parser.add_argument(
+        "--parquet", action="store_true", help="a Parquet file; at most 100,000 rows"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="write there; the file appears when it is complete"
+    )
+
+
+# -- running -------------------------------------------------------------------------------
 
 
 def _usage(arguments: Namespace) -> int:
-    zone = arguments.time_zone or "UTC"
-    parameters = [
-        ("dimension", arguments.dimension),
-        ("tenant", arguments.tenant),
-        ("from", _moment(arguments.start, zone)),
-        ("to", _moment(arguments.end, zone)),
-        ("window", arguments.window),
-        ("time_zone", arguments.time_zone),
-        ("aggregation", arguments.aggregation),
-        *(("group_by", name) for name in arguments.group_by),
-        *((f"tag.{key}", value) for key, value in tags_of(arguments.filter, "--filter").items()),
-    ]
-    reply = Server.of(arguments.endpoint).get(
-        "/v1/usage",
-        [(name, value) for name, value in parameters if value is not None],
-        timeout_seconds=_ANSWER_SECONDS,
-    )
-    if arguments.json:
-        print_line(reply.text)
-    else:
-        names = list(dict.fromkeys(",".join(arguments.group_by).split(",")))
-        for line in _table(reply.document, [name for name in names if name]):
-            print_line(line)
-    say(_basis(reply.document))
+    form = _form(arguments)
+    server, question = Server.of(arguments.endpoint), question_of(arguments)
+    with Sink(arguments.output) as sink:
+        if form in _TYPES:
+            answer = _save(server, question, form, arguments.limit, sink)
+            words = [basis_of_headers(answer.headers)]
+        else:
+            pages = list(_pages(server, question, _JSON, arguments.limit))
+            answer, document = pages[-1], _whole(pages)
+            lines = [json.dumps(document, indent=2)] if form == "json" else table_of(document)
+            sink.write_lines(lines)
+            words = [*explanation_of(document), basis_of(document)]
+    if _NEXT in answer.headers:
+        words.append(f"there is more: --cursor {answer.headers[_NEXT]}")
+    for line in words:
+        say(line)
     return Exit.OK
 
 
-def _moment(text: str | None, zone: str) -> str | None:
-    """*text* as RFC 3339; a bare date is the beginning of that day in *zone*."""
-    if text is None or not _DATE.fullmatch(text):
-        return text  # The server reads it, and says what is wrong with it.
-    try:
-        midnight = datetime.fromisoformat(text)
-    except ValueError:
-        raise Failure(
-            f"there is no day {text}; expected one such as 2026-11-01", Exit.USAGE
-        ) from None
-    try:
-        return midnight.replace(tzinfo=ZoneInfo(zone)).isoformat()
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        # A name that is no zone may still be a path, or a directory of zones.
-        raise Failure(
-            f"--time-zone is {zone!r}; expected an IANA name such as Europe/Berlin", Exit.USAGE
-        ) from None
+def _form(arguments: Namespace) -> str:
+    asked = [name for name in ("json", *_TYPES) if getattr(arguments, name)]
+    if len(asked) > 1:
+        raise Failure(f"--{asked[0]} and --{asked[1]} are two formats; expected one", Exit.USAGE)
+    form = asked[0] if asked else "text"
+    if form == "parquet" and arguments.output is None and sys.stdout.isatty():
+        raise Failure("a Parquet file is no text for a terminal; add --output FILE", Exit.USAGE)
+    return form
 
 
-def _table(document: Document, names: Sequence[str]) -> list[str]:
-    """The lines of the answer; a column for whatever was asked for, and no other."""
-    windowed = document["window"] != "none"
-    zone = ZoneInfo(str(document["time_zone"]))
-    keys = [name.removeprefix("tag:") for name in names if name != "tenant"]
-    heads = [
-        *(["from", "to"] if windowed else []),
-        *(["tenant"] if "tenant" in names else []),
-        *keys,
-        "value",
-        "events",
-    ]
-    rows = [
-        [
-            *([_local(row["from"], zone), _local(row["to"], zone)] if windowed else []),
-            *([_or_dash(row["tenant"])] if "tenant" in names else []),
-            *(_or_dash(row["tags"].get(key)) for key in keys),
-            row["value"],
-            str(row["events"]),
-        ]
-        for row in cast(list[dict[str, Any]], document["data"])
-    ]
-    return table(heads, rows, right=("value", "events"))
+def _save(server: Server, question: Question, form: str, limit: int | None, sink: Sink) -> Answer:
+    """Write the answer as the server gives it; its last page is returned."""
+    if form == "parquet":
+        # A file is one page: without a limit the server gives all of it, or refuses.
+        whole = question if limit is None else question | {"limit": limit}
+        answer = _ask(server, whole, _TYPES[form])
+        sink.write(answer.content)
+        return answer
+    pages = _pages(server, question, _TYPES[form], limit)
+    answer = next(pages)
+    sink.write(answer.content)
+    for answer in pages:
+        # Each page of a table begins with its heads, in which there is no line break.
+        rows = answer.content.partition(b"\r\n")[2] if form == "csv" else answer.content
+        sink.write(rows)
+    return answer
 
 
-def _local(time: str, zone: ZoneInfo) -> str:
-    return datetime.fromisoformat(time).astimezone(zone).isoformat()
+def _pages(server: Server, question: Question, accept: str, limit: int | None) -> Iterator[Answer]:
+    """The pages of the answer, up to *limit* rows."""
+    left = limit
+    while True:
+        rows = PAGE_ROWS if left is None else min(left, PAGE_ROWS)
+        answer = _ask(server, question | {"limit": rows}, accept)
+        yield answer
+        question = question | {"cursor": answer.headers.get(_NEXT)}
+        left = None if left is None else left - rows
+        if left == 0 or question["cursor"] is None:
+            return
 
 
-def _or_dash(text: str | None) -> str:
-    return "-" if text is None else text
+def _ask(server: Server, question: Question, accept: str) -> Answer:
+    answer = server.ask(_PATH, question, accept=accept, timeout_seconds=ANSWER_SECONDS)
+    if _POSITION not in answer.headers:
+        raise answer.stranger("something that names no position")
+    return answer
 
 
-def _basis(document: Document) -> str:
-    """What the answer rests on."""
-    producers = cast(dict[str, Any], document["producers"])
-    known = [
-        f"{producers[name]} {words}"
-        for name, words in (
-            ("silent", "producers silent"),
-            ("missing", "events announced and missing"),
-            ("dropped", "events dropped before they were kept"),
-        )
-        if producers.get(name)
-    ]
-    through = document["through"]
-    return "; ".join(
-        [
-            f"position {document['position']}",
-            "complete" if document["complete"] else f"NOT complete: {', '.join(known)}",
-            *([f"everything recorded before {through} is in"] if through else []),
-        ]
-    )
+def _whole(pages: Sequence[Answer]) -> Document:
+    """One document with the rows of all pages."""
+    documents = [page.document() for page in pages]
+    rows = [row for document in documents for row in cast(list[object], document["data"])]
+    return documents[0] | {"next": documents[-1]["next"], "data": rows}

@@ -72,6 +72,19 @@ ROWS_MAX: Final = 100_000
 QUERY_MEMORY_BYTES: Final = 4 << 30
 """Memory of DuckDB for the hot tail, queries and seals; beyond it, it spills to the book."""
 
+SEARCH_ENTRIES: Final = 2_000
+"""Entries that a search by producer or source looks at in one turn on the writer's thread: a
+few milliseconds."""
+
+SEARCH_ENTRIES_AT_ONCE: Final = 20_000
+"""Entries whose events are looked for in one go: so many at most are in memory."""
+
+SEARCH_SCOPES: Final = 500
+"""Sources and dimensions in which a search looks for a key in one turn: about 2 ms."""
+
+OTHER_PLACES_MAX: Final = 100
+"""Further places of one event that are listed: one for each clone of a disk that sent it."""
+
 # -- producers --------------------------------------------------------------------------
 
 SILENT_SECONDS: Final = 300

@@ -46,7 +46,8 @@ class Place(NamedTuple):
     at: int
 
     def __str__(self) -> str:
-        return f"{self.position}.{self.at}"
+        # Behind all that an entry holds: the position alone means that, too.
+        return str(self.position) if self.at == INDEX_MAX else f"{self.position}.{self.at}"
 
 
 class EventId(NamedTuple):

@@ -1,9 +1,11 @@
 """
-Bounds on connections and on the heads of requests, which uvicorn leaves open.
+Bounds on connections, on the heads of requests and on the taking of answers, which uvicorn
+leaves open.
 
 uvicorn waits for ever for a head, its timer of idle connections starts anew with each
-byte, and the parser keeps a header field of any length. A few hundred sockets that send a
-byte a minute would hold the server. Bodies are bounded by the application, in `body`.
+byte, the parser keeps a header field of any length, and an answer that nobody takes waits
+for ever, too. A few hundred sockets that send a byte a minute, or read none, would hold the
+server. Bodies are bounded by the application, in `body`.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,7 +66,16 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_stall_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -113,6 +125,24 @@ class _BoundedProtocol(HttpToolsProtocol):
                     f"{self.bounds.head_seconds_max:g} seconds",
                 )
             )
+
+    def _await_reader(self) -> None:
+        """Cut the connection unless the client takes something of what waits for it."""
+        self._stop_stall_timer()
+        waiting = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() < waiting:
+                self._await_reader()
+            else:
+                self.transport.abort()
+
+        self._stall_timer = self.loop.call_later(self.bounds.stall_seconds_max, look)
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _refuse(self, problem: Problem) -> None:
         self._stop_timer()

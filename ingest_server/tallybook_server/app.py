@@ -78,7 +78,7 @@ def create_app(
 
     async def event(request: Request) -> Response:
         query_string: bytes = request.scope["query_string"]
-        name: str = request.path_params["name"]
+        name: str = request.path_params["id"]
         body = await anyio.to_thread.run_sync(
             answer_event, ledger, name, query_string, limiter=queries
         )
@@ -90,7 +90,7 @@ def create_app(
         Route("/v1/events", ingest.post, methods=["POST"]),
         Route("/v1/events", ask(answer_events, queries), methods=["GET"]),
         Route("/v1/events/stream", streams, methods=["GET"]),
-        Route("/v1/events/{name}", event, methods=["GET"]),
+        Route("/v1/events/{id}", event, methods=["GET"]),
         Route("/v1/usage", ask(answer_usage, queries), methods=["GET"]),
         Route("/v1/rejections", ask(answer_rejections, queries), methods=["GET"]),
         Route("/v1/producers", ask(answer_producers, queries), methods=["GET"]),

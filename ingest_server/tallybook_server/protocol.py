@@ -11,7 +11,10 @@ server. Bodies are bounded by the application, in `body`.
 from __future__ import annotations
 
 import asyncio
+from array import array
+from fcntl import ioctl
 from http import HTTPStatus
+from termios import TIOCOUTQ
 from typing import Any
 
 from uvicorn.config import Config
@@ -129,15 +132,21 @@ class _BoundedProtocol(HttpToolsProtocol):
     def _await_reader(self) -> None:
         """Cut the connection unless the client takes something of what waits for it."""
         self._stop_stall_timer()
-        waiting = self.transport.get_write_buffer_size()
+        waiting = self._waiting_bytes()
 
         def look() -> None:
-            if self.transport.get_write_buffer_size() < waiting:
+            if self._waiting_bytes() < waiting:
                 self._await_reader()
             else:
                 self.transport.abort()
 
         self._stall_timer = self.loop.call_later(self.bounds.stall_seconds_max, look)
+
+    def _waiting_bytes(self) -> int:
+        """What is written and not taken: here, and in the kernel, which asks for more in leaps."""
+        kernel = array("i", [0])
+        ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, kernel)
+        return self.transport.get_write_buffer_size() + kernel[0]
 
     def _stop_stall_timer(self) -> None:
         if self._stall_timer is not None:

@@ -84,7 +84,7 @@ class Streams:
                 more={"limit": "streams_max", "streams_max": self._most},
             )
         if request.method == "HEAD":
-            await Response(media_type=CONTENT_TYPE)(scope, receive, send)
+            await Response(headers={"Content-Type": CONTENT_TYPE})(scope, receive, send)
             return
         read = partial(_read, self._ledger, chosen)
         feed = _Feed(send, read, self._bell, self._reading, self._keep_alive_seconds)
@@ -192,7 +192,8 @@ def _read(ledger: Ledger, chosen: EventFilter, after: Place) -> _Page:
     size = 0
     for row in rows:
         after = Place(row.position, row.index)
-        text = listed(row, head.incarnation).model_dump_json()
+        # ASCII, because many clients take characters of Unicode for the end of a line.
+        text = listed(row, head.incarnation).model_dump_json(ensure_ascii=True)
         blocks.append(f"id: {after}\ndata: {text}\n\n".encode())
         size += len(blocks[-1])
         if size >= STREAM_PAGE_BYTES:

@@ -25,7 +25,15 @@ from tallybook.event import Event
 from tallybook.frame import encode_body, split_body
 from tallybook.wire import Announcement, encode_request
 from tallybook_server.embedded import EmbeddedLedger
-from tallybook_server.ledger import Acknowledgement, Delivery, Usage, UsageQuery
+from tallybook_server.ledger import (
+    EVERY_EVENT,
+    Acknowledgement,
+    Delivery,
+    EventFilter,
+    LedgerEvent,
+    Usage,
+    UsageQuery,
+)
 from tallybook_server.serve import serving
 from tallybook_server.settings import Settings
 
@@ -43,12 +51,14 @@ class FaultyLedger(EmbeddedLedger):
         appended: Deliveries that came.
         gate: Queries wait for it.
         asked: Set when a query has come.
+        broken: Whether events cannot be read.
     """
 
     fault: Exception | None = None
     appended = 0
     gate: threading.Event | None = None
     asked: threading.Event | None = None
+    broken = False
 
     def append(self, delivery: Delivery) -> Future[Acknowledgement]:
         self.appended += 1
@@ -66,6 +76,13 @@ class FaultyLedger(EmbeddedLedger):
         if self.fault is not None:
             raise self.fault
         return super().aggregate(query)
+
+    def scan(
+        self, chosen: EventFilter = EVERY_EVENT, *, after: tuple[int, int], limit: int
+    ) -> list[LedgerEvent]:
+        if self.broken:
+            raise OSError("the disk is gone, on purpose")
+        return super().scan(chosen, after=after, limit=limit)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ def _busy(start: Start) -> bytes:
     return start(bodies_bytes_max=1024).post(b" " * 2000).content
 
 
+def _too_many_streams(start: Start) -> bytes:
+    server = start(streams_max=1)
+    with server.http.stream("GET", "/v1/events/stream"):
+        return server.http.get("/v1/events/stream").content
+
+
 SLOW_BODY = (
     b"POST /v1/events HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n["
 )
@@ -97,6 +103,10 @@ PROVOKED: dict[str, Provoke] = {
     "parameter-invalid": _get("/v1/events?limit=0"),
     "time-zone-unknown": _get("/v1/usage?dimension=calls&time_zone=Mars"),
     "too-many-rows": _get("/v1/usage?dimension=calls", fault=TooManyRows("100,001 rows")),
+    "event-name-invalid": _get("/v1/events/17"),
+    "event-unknown": _get("/v1/events/17.0"),
+    "too-many-streams": _too_many_streams,
+    "cursor-unknown": _get("/v1/events/stream?after=17.0"),
     "not-found": _get("/nowhere"),
     "method-not-allowed": _wrong_method,
     "internal": _get("/v1/usage?dimension=calls", fault=RuntimeError()),

@@ -1,9 +1,10 @@
 """
 The application: every route in one table, each a few lines long.
 
-Imports go one way: `serve` (the process) -> `app` -> `ingest`, `usage`, `listings` (one
-route or one family each) -> `body`, `event_json`, `tag_filters`, `parameters` (reading) ->
-`problems`. All of them know the `Ledger` protocol, none an engine.
+Imports go one way: `serve` (the process) -> `app` -> `stream` -> `ingest`, `usage`, `events`,
+`adjustments`, `listings` (one route or one family each) -> `body`, `event_json`, `tag_filters`,
+`event_query`, `parameters` (reading) -> `problems`. All of them know the `Ledger` protocol,
+none an engine.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ from tallybook_server.adjustments import Adjustments, answer_adjustments
 from tallybook_server.body import BodyBudget
 from tallybook_server.dimensions import Dimensions, answer_dimensions
 from tallybook_server.edge import Edge, logger
+from tallybook_server.events import answer_event, answer_events
 from tallybook_server.ingest import Ingest
 from tallybook_server.ledger import Delivery, Ledger
 from tallybook_server.limits import READY_SECONDS_MAX
 from tallybook_server.listings import (
-    answer_events,
     answer_producers,
     answer_rejections,
     answer_verify,
 )
 from tallybook_server.problems import PROBLEMS, Problem, problem_page
 from tallybook_server.settings import Settings
+from tallybook_server.stream import Streams
 from tallybook_server.usage import UsageRoutes
 
 __all__ = ["create_app"]
@@ -48,11 +50,23 @@ _Answer = Callable[[Ledger, bytes], bytes]
 _SYSTEM_CLOCK: Final = SystemClock()
 
 
-def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLOCK) -> Starlette:
+def create_app(
+    ledger: Ledger,
+    settings: Settings,
+    *,
+    clock: Clock = _SYSTEM_CLOCK,
+    stopping: asyncio.Event | None = None,
+) -> Starlette:
     """
     The HTTP interface of *ledger*, as an ASGI application.
 
     The ledger stays the caller's: it is neither opened nor closed here.
+
+    Args:
+        ledger: What is asked and added to.
+        settings: Limits.
+        clock: Now.
+        stopping: Set by the caller when the server stops: answers without an end then end.
     """
     budget = BodyBudget(settings.bodies_bytes_max)
     ingest = Ingest(ledger, settings, clock, budget)
@@ -70,6 +84,15 @@ def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLO
 
         return endpoint
 
+    async def event(request: Request) -> Response:
+        query_string: bytes = request.scope["query_string"]
+        name: str = request.path_params["id"]
+        body = await anyio.to_thread.run_sync(
+            answer_event, ledger, name, query_string, limiter=queries
+        )
+        return Response(body, media_type="application/json")
+
+    streams = Streams(ledger, settings, stopping or asyncio.Event())
     routes = [
         Route("/", functools.partial(_root, ledger), methods=["GET"]),
         Route("/v1/events", ingest.post, methods=["POST"]),
@@ -83,6 +106,8 @@ def create_app(ledger: Ledger, settings: Settings, *, clock: Clock = _SYSTEM_CLO
         Route("/v1/dimensions", ask(answer_dimensions, queries), methods=["GET"]),
         Route("/v1/dimensions/{name}", dimensions.get, methods=["GET"]),
         Route("/v1/dimensions/{name}", dimensions.put, methods=["PUT"]),
+        Route("/v1/events/stream", streams, methods=["GET"]),
+        Route("/v1/events/{id}", event, methods=["GET"]),
         Route("/v1/rejections", ask(answer_rejections, queries), methods=["GET"]),
         Route("/v1/producers", ask(answer_producers, queries), methods=["GET"]),
         Route("/v1/verify", ask(answer_verify, verifying), methods=["GET"]),

@@ -105,14 +105,18 @@ class InForce:
     voided: tuple[Run, ...] = ()
     positions: frozenset[int] = frozenset()
 
-    def is_voided(self, entry: int, place: int) -> bool:
-        """Whether the event at *place* of *entry* was taken back."""
-        at = bisect_right(self.voided, (entry, place, place)) - 1
-        # The run in front of it may be the one; so may the one that begins with it.
-        return any(
-            run.entry == entry and run.first <= place <= run.last
-            for run in self.voided[max(at, 0) : at + 2]
-        )
+    def takes_back(self, entry: int, index: int) -> bool:
+        """Whether the event at this place does not count."""
+        at = bisect_right(self.voided, (entry, index), key=_begin) - 1
+        return at >= 0 and _holds(self.voided[at], entry, index)
+
+
+def _begin(run: Run) -> tuple[int, int]:
+    return run.entry, run.first
+
+
+def _holds(run: Run, entry: int, index: int) -> bool:
+    return run.entry == entry and run.first <= index <= run.last
 
 
 class Corrections:
@@ -143,25 +147,38 @@ class Corrections:
             known = self._in_force[upto] = _in_force(self._all[:upto])
         return known
 
+    def void_of(self, entry: int, index: int, position: int) -> Void | None:
+        """The first void in force at *position* that takes this event back, or None."""
+        if not self.at(position).takes_back(entry, index):
+            return None
+        return next(
+            one
+            for one in _not_taken_back(self.all(position))[::-1]
+            if isinstance(one, Void) and any(_holds(run, entry, index) for run in one.runs)
+        )
 
-def _in_force(corrections: tuple[Adjustment | Void, ...]) -> InForce:
+
+def _not_taken_back(corrections: tuple[Adjustment | Void, ...]) -> list[Adjustment | Void]:
+    """Those in force, the newest first."""
     # A void names what is earlier than itself. So from the newest to the oldest, whether one
     # is in force is known before it is needed.
     taken_back: set[int] = set()
-    adjustments: list[Adjustment] = []
-    runs: list[Run] = []
-    positions: list[int] = []
+    in_force: list[Adjustment | Void] = []
     for one in reversed(corrections):
         if one.position in taken_back:
             continue
-        positions.append(one.position)
-        if isinstance(one, Adjustment):
-            adjustments.append(one)
-        elif one.corrects:
+        in_force.append(one)
+        if isinstance(one, Void) and one.corrects:
             taken_back.add(one.corrects)
-        else:
-            runs.extend(one.runs)
-    return InForce(tuple(reversed(adjustments)), _joined(runs), frozenset(positions))
+    return in_force
+
+
+def _in_force(corrections: tuple[Adjustment | Void, ...]) -> InForce:
+    in_force = _not_taken_back(corrections)
+    adjustments = [one for one in reversed(in_force) if isinstance(one, Adjustment)]
+    runs = [run for one in in_force if isinstance(one, Void) for run in one.runs]
+    positions = frozenset(one.position for one in in_force)
+    return InForce(tuple(adjustments), _joined(runs), positions)
 
 
 def _joined(runs: list[Run]) -> tuple[Run, ...]:

@@ -26,15 +26,21 @@ from tallybook_server.catalogue import Catalogue, Declaration
 from tallybook_server.correction import Adjustment
 from tallybook_server.corrector import Corrector
 from tallybook_server.entry import Verdict
+from tallybook_server.found import find
 from tallybook_server.intake import Intake, take_block, take_events
 from tallybook_server.journal import Connect, Journal, open_connection
 from tallybook_server.ledger import (
+    EVERY_EVENT,
     Acknowledgement,
     Corrected,
     Delivery,
+    EventFilter,
+    EventId,
     Finding,
+    FoundEvent,
     LedgerBusy,
     LedgerEvent,
+    Place,
     Position,
     ProducerReport,
     Rejection,
@@ -56,8 +62,9 @@ from tallybook_server.producers import completeness, reports
 from tallybook_server.prover import Prover
 from tallybook_server.query import aggregate
 from tallybook_server.question import UnanswerableQuestion
-from tallybook_server.rows import counted_after, sealed_events
+from tallybook_server.rows import sealed_events
 from tallybook_server.sealer import Sealer, SealThresholds
+from tallybook_server.search import search
 from tallybook_server.segment import read_range
 from tallybook_server.tables import Tables
 from tallybook_server.verify import verify_book
@@ -294,26 +301,29 @@ class EmbeddedLedger:
         n = self.writer.run(lambda journal: position_at(journal, time)).result()
         return replace(query, as_of=Position(self.writer.incarnation, n), as_of_time=None)
 
-    def scan(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]:
-        """Counted events behind (position, index), in the ledger's order."""
+    def scan(
+        self, chosen: EventFilter = EVERY_EVENT, *, after: tuple[int, int], limit: int
+    ) -> list[LedgerEvent]:
+        """Accepted events behind (position, index), in the ledger's order. See `Ledger.scan`."""
         with self.snapshots.hold() as snapshot:
-            found = counted_after(self.tables, self._book.segments, snapshot, after, limit)
-        positions = {row.entry for row in found}
-        entries = self.writer.run(
-            lambda journal: {position: journal.entry(position) for position in positions}
-        ).result()
-        return [
-            LedgerEvent(
-                position=row.entry,
-                index=row.place,
-                producer=entries[row.entry].detail[0].hex(),
-                sequence=entries[row.entry].detail[1] + row.place,
-                recorded_at=entries[row.entry].recorded_at,
-                source=entries[row.entry].detail[4],
-                event=row.event,
+            return search(
+                self.tables,
+                self._book.segments,
+                snapshot,
+                self._read,
+                chosen,
+                after=after,
+                limit=limit,
             )
-            for row in found
-        ]
+
+    def find(self, name: EventId | Place) -> FoundEvent | None:
+        """The event of this name, counted or not, with its place; None: there is none."""
+        with self.snapshots.hold() as snapshot:
+            return find(self.tables, self._book.segments, snapshot, self._read, name)
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """Have *heard* called each time that queries may see more. See `Ledger.listen`."""
+        return self.snapshots.listen(heard)
 
     def rejections(self, *, after: tuple[int, int], limit: int) -> list[Rejection]:
         """What was not counted and why, in the ledger's order."""

@@ -462,6 +462,21 @@ class Journal:
         ).fetchall()
         return [(row[0], row[1], row[2], row[3:]) for row in rows]
 
+    def blocks_of(self, producer: bytes, limit: int) -> list[int]:
+        """The positions of at most *limit* blocks of *producer*, in no order."""
+        rows = self._db.execute(
+            "SELECT position FROM entries WHERE producer = ? LIMIT ?", (producer, limit)
+        )
+        return [row[0] for row in rows]
+
+    def blocks_from(self, producer: bytes, first_min: int, first_max: int) -> list[int]:
+        """The positions of the blocks of *producer* that begin in this range, rising."""
+        rows = self._db.execute(
+            "SELECT position FROM entries WHERE producer = ? AND first BETWEEN ? AND ?",
+            (producer, first_min, first_max),
+        )
+        return sorted(row[0] for row in rows)
+
     # -- blocks ----------------------------------------------------------------------------
 
     def add_block(self, position: int, data: bytes) -> None:
@@ -545,6 +560,21 @@ class Journal:
             (source, scope, key),
         ).fetchone()
         return None if row is None else Identity(*row)
+
+    def scopes_after(self, source: str, scope: str, limit: int) -> list[tuple[str, str]]:
+        """At most *limit* different (source, scope) in which something is taken, in order."""
+        found: list[tuple[str, str]] = []
+        while len(found) < limit:
+            # One step into the index for each, however many keys a scope has.
+            row = self._db.execute(
+                "SELECT source, scope FROM identities WHERE (source, scope) > (?, ?) "
+                "ORDER BY source, scope LIMIT 1",
+                found[-1] if found else (source, scope),
+            ).fetchone()
+            if row is None:
+                break
+            found.append((row[0], row[1]))
+        return found
 
     def claim(self, source: str, scope: str, key: str, identity: Identity) -> None:
         """Take the key, for ever."""

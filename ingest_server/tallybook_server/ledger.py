@@ -8,26 +8,31 @@ engine's own affair. The rules are in docs/explanation/counting-once.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from tallybook.errors import TallybookError
 from tallybook.event import Event
 from tallybook.wire import Announcement, Exceptions, Receipt
 from tallybook_server.catalogue import Catalogue, Declaration
 from tallybook_server.correction import Adjustment, Void
+from tallybook_server.event_filter import EVERY_EVENT, EventFilter, EventId, Place
 from tallybook_server.question import Position, Usage, UsageQuery, UsageRow
 
 __all__ = [
+    "EVERY_EVENT",
     "Acknowledgement",
     "AlreadyVoided",
     "Corrected",
     "CorrectionConflict",
     "Delivery",
+    "EventFilter",
     "EventId",
     "Finding",
+    "FoundEvent",
+    "FoundVerdict",
     "Ledger",
     "LedgerBusy",
     "LedgerDamaged",
@@ -36,6 +41,7 @@ __all__ = [
     "LedgerLocked",
     "NothingToVoid",
     "OfferedEvent",
+    "Place",
     "Position",
     "PositionUnknown",
     "ProducerReport",
@@ -48,6 +54,8 @@ __all__ = [
     "UsageRow",
     "VoidRequest",
 ]
+
+FoundVerdict = Literal["counted", "flagged", "duplicate", "conflict", "rejected"]
 
 
 class LedgerFull(TallybookError):
@@ -180,22 +188,6 @@ class Acknowledgement:
     position_of: list[int] = field(default_factory=list[int])
 
 
-class EventId(NamedTuple):
-    """
-    An event's identity.
-
-    Attributes:
-        producer: 32 hex digits.
-        sequence: Its place in its producer's life.
-    """
-
-    producer: str
-    sequence: int
-
-    def __str__(self) -> str:
-        return f"{self.producer}-{self.sequence}"
-
-
 @dataclass(frozen=True, slots=True)
 class VoidRequest:
     """
@@ -283,6 +275,7 @@ class LedgerEvent:
         recorded_at: Microseconds since 1970 UTC, by the server's clock.
         source: The application's name, or None.
         event: The event.
+        voided: It was taken back, and counts no more.
     """
 
     position: int
@@ -292,6 +285,7 @@ class LedgerEvent:
     recorded_at: int
     source: str | None
     event: Event
+    voided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +310,55 @@ class Rejection:
     detail: str
     data: bytes
     recorded_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEvent:
+    """
+    One event with everything that the ledger knows of it.
+
+    Attributes:
+        position: The entry that holds it.
+        index: Its place in the entry, from 0.
+        producer: 32 hex digits; None of JSON that never became an event.
+        sequence: Its place in its producer's life; None likewise.
+        recorded_at: Microseconds since 1970 UTC, by the server's clock.
+        source: The application's name, or None.
+        verdict: ``counted``; ``flagged``: counted, with a note; ``duplicate``: another place
+            holds the same event; ``conflict``: another event holds its identity; ``rejected``.
+        reason: A stable word, "" if it simply counts.
+        reference: With ``duplicate`` and ``conflict``: the entry that holds the identity. With
+            ``clock``: the microseconds that were taken off its time. Else 0.
+        detail: What is wrong, in words; "" where there is nothing to say.
+        event: The event, if it is counted or flagged.
+        data: The bytes that were kept of a conflict or a rejection; else None.
+        segment: The name of the sealed segment that holds it; None: it is not sealed yet, or
+            not counted.
+        void: The void that takes it back, if there is one.
+        others: Where else a delivery named the same producer and sequence.
+        entry: The bytes of the entry that decided on it.
+        chain_before: The chain's head in front of that entry.
+        chain: The head behind it: SHA-256 over `chain_before` and `entry`.
+    """
+
+    position: int
+    index: int
+    producer: str | None
+    sequence: int | None
+    recorded_at: int
+    source: str | None
+    verdict: FoundVerdict
+    reason: str
+    reference: int
+    detail: str
+    event: Event | None
+    data: bytes | None
+    segment: str | None
+    void: Void | None
+    others: tuple[Place, ...]
+    entry: bytes
+    chain_before: bytes
+    chain: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,8 +449,30 @@ class Ledger(Protocol):
         """
         ...
 
-    def scan(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]:
-        """Counted events behind (position, index), in the ledger's order."""
+    def scan(
+        self, chosen: EventFilter = EVERY_EVENT, *, after: tuple[int, int], limit: int
+    ) -> list[LedgerEvent]:
+        """
+        Accepted events behind (position, index), in the ledger's order.
+
+        One that was voided later is among them, and says so: the order never changes.
+        """
+        ...
+
+    def find(self, name: EventId | Place) -> FoundEvent | None:
+        """The event of this name, counted or not, with its place; None: there is none."""
+        ...
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """
+        Have *heard* called each time that queries may see more than before.
+
+        It is called on a thread of the ledger, between two commits: it must return at once
+        and raise nothing.
+
+        Returns:
+            What ends it.
+        """
         ...
 
     def rejections(self, *, after: tuple[int, int], limit: int) -> list[Rejection]:

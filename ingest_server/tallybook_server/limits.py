@@ -87,6 +87,19 @@ PERCENTILE_DECIMALS_MAX: Final = 9
 QUERY_MEMORY_BYTES: Final = 4 << 30
 """Memory of DuckDB for the hot tail, queries and seals; beyond it, it spills to the book."""
 
+SEARCH_ENTRIES: Final = 2_000
+"""Entries that a search by producer or source looks at in one turn on the writer's thread: a
+few milliseconds."""
+
+SEARCH_ENTRIES_AT_ONCE: Final = 20_000
+"""Entries whose events are looked for in one go: so many at most are in memory."""
+
+SEARCH_SCOPES: Final = 500
+"""Sources and dimensions in which a search looks for a key in one turn: about 2 ms."""
+
+OTHER_PLACES_MAX: Final = 100
+"""Further places of one event that are listed: one for each clone of a disk that sent it."""
+
 # -- producers --------------------------------------------------------------------------
 
 SILENT_SECONDS: Final = 300
@@ -211,6 +224,31 @@ PAGE_ROWS_MAX: Final = 1_000
 
 PAGE_ROWS: Final = 100
 """Rows on one page, unless asked."""
+
+STREAMS_MAX: Final = 64
+"""Open streams of events; each costs a connection and two pages of memory."""
+
+STREAM_PAGE_EVENTS: Final = 1_000
+"""Events that a stream reads from the ledger in one go."""
+
+STREAM_PAGE_BYTES: Final = 1 << 20
+"""Of those, what it sends before it reads again; the same once more may wait in the socket."""
+
+STREAM_READS_MAX: Final = 1
+"""Streams that read at one time. Questions have places of their own, and ingest the rest."""
+
+STREAM_INTERVAL_SECONDS: Final = 0.1
+"""A stream collects for this long what is recorded: it reads ten times a second at most."""
+
+STREAM_KEEP_ALIVE_SECONDS: Final = 15.0
+"""A stream without events says this often that it lives; proxies cut at 30 or 60 seconds."""
+
+STREAM_RETRY_SECONDS: Final = 5
+"""``Retry-After`` when there are too many streams."""
+
+STALL_SECONDS_MAX: Final = 60.0
+"""A client that takes nothing of its answer for this long is cut off: a stream would keep its
+place for ever otherwise."""
 
 FINDINGS_MAX: Final = 1_000
 """Findings in one answer of verify; the answer says when there are more."""

@@ -1,31 +1,29 @@
 """
-The lists: counted events, rejections, producers, and what `verify` finds.
+The lists: rejections, producers, and what `verify` finds.
 
-Each is read from the ledger in a thread and answered as JSON. Events and rejections come a
-page at a time, in the ledger's order, which never changes: a page that was read once is the
-same for ever.
+Each is read from the ledger in a thread and answered as JSON. Rejections come a page at a
+time, in the ledger's order, which never changes: a page that was read once is the same for
+ever.
 """
 
 from __future__ import annotations
 
-import base64
 from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tallybook.event import format_time, format_value
-from tallybook_server.ledger import Ledger, LedgerEvent, Position, ProducerReport, Rejection
+from tallybook.event import format_time
+from tallybook_server.ledger import Ledger, Place, Position, ProducerReport, Rejection
 from tallybook_server.limits import FINDINGS_MAX
 from tallybook_server.parameters import Parameters
 from tallybook_server.problems import PROBLEMS, slug_of
+from tallybook_server.readable import readable
 
 __all__ = [
-    "EventsAnswer",
     "ProducersAnswer",
     "RejectionsAnswer",
     "VerifyAnswer",
-    "answer_events",
     "answer_producers",
     "answer_rejections",
     "answer_verify",
@@ -34,32 +32,6 @@ __all__ = [
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True)
-
-
-class ListedEvent(_Model):
-    """A counted event and its place; times are RFC 3339, the value is exact decimal text."""
-
-    position: str
-    index: int
-    cursor: str
-    producer: str
-    sequence: int
-    recorded_at: str
-    source: str | None
-    dimension: str
-    tenant: str | None
-    value: str
-    time: str
-    tags: dict[str, str]
-    key: str | None
-    id: str | None
-
-
-class EventsAnswer(_Model):
-    """A page of counted events; `next` is what to pass as ``after``, null on the last page."""
-
-    data: list[ListedEvent]
-    next: str | None
 
 
 class ListedRejection(_Model):
@@ -92,7 +64,7 @@ class ListedRejection(_Model):
 
 
 class RejectionsAnswer(_Model):
-    """A page of rejections; `next` as with events."""
+    """A page of rejections; `next` is what to pass as ``after``, null on the last page."""
 
     data: list[ListedRejection]
     next: str | None
@@ -141,34 +113,6 @@ class VerifyAnswer(_Model):
 _PAGE = ("after", "limit")
 
 
-def answer_events(ledger: Ledger, query_string: bytes) -> bytes:
-    """The JSON of a page of counted events. Blocks; raises Problem for a wrong parameter."""
-    after, limit = Parameters(query_string, _PAGE).page()
-    incarnation = ledger.position().incarnation
-    rows = [_event(row, incarnation) for row in ledger.scan(after=after, limit=limit)]
-    following = rows[-1].cursor if len(rows) == limit else None
-    return EventsAnswer(data=rows, next=following).model_dump_json().encode()
-
-
-def _event(row: LedgerEvent, incarnation: int) -> ListedEvent:
-    return ListedEvent(
-        position=str(Position(incarnation, row.position)),
-        index=row.index,
-        cursor=f"{row.position}.{row.index}",
-        producer=row.producer,
-        sequence=row.sequence,
-        recorded_at=format_time(row.recorded_at),
-        source=row.source,
-        dimension=row.event.dimension,
-        tenant=row.event.tenant,
-        value=format_value(*row.event.value),
-        time=format_time(row.event.time),
-        tags=row.event.tags,
-        key=row.event.key,
-        id=row.event.id,
-    )
-
-
 def answer_rejections(ledger: Ledger, query_string: bytes) -> bytes:
     """The JSON of a page of rejections. Blocks; raises Problem for a wrong parameter."""
     after, limit = Parameters(query_string, _PAGE).page()
@@ -179,15 +123,11 @@ def answer_rejections(ledger: Ledger, query_string: bytes) -> bytes:
 
 
 def _rejection(row: Rejection, incarnation: int) -> ListedRejection:
-    encoding: Literal["utf-8", "base64"] = "utf-8"
-    try:
-        data = row.data.decode()
-    except UnicodeDecodeError:
-        encoding, data = "base64", base64.b64encode(row.data).decode()
+    data, encoding = readable(row.data)
     return ListedRejection(
         position=str(Position(incarnation, row.position)),
         index=row.index,
-        cursor=f"{row.position}.{row.index}",
+        cursor=str(Place(row.position, row.index)),
         verdict=row.verdict,
         reason=row.reason,
         type=PROBLEMS[slug_of(row.verdict, row.reason)].path,

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 from tallybook.errors import InvalidEvent
+from tallybook_server.event_filter import INDEX_MAX, POSITION_MAX, Place
 from tallybook_server.limits import PAGE_ROWS, PAGE_ROWS_MAX, QUERY_STRING_BYTES_MAX
 from tallybook_server.problems import Problem, nearest
 from tallybook_server.rfc3339 import read_rfc3339
@@ -19,9 +20,9 @@ from tallybook_server.rfc3339 import read_rfc3339
 __all__ = ["Parameters", "invalid", "one_of", "read_moment"]
 
 _Word = TypeVar("_Word", bound=str)
-_INDEX_MAX: Final = 2**31 - 1
-_POSITION_MAX: Final = 2**63 - 1
 _NUMBER_MAX: Final = 2**31 - 1
+_PLACES: Final = ("after", "upto", "Last-Event-ID")
+"""What has a cursor; every other number is one."""
 
 
 def invalid(name: str, detail: str) -> Problem:
@@ -110,7 +111,7 @@ class Parameters:
                 found.setdefault(name.removeprefix(prefix), []).append(value)
         return found
 
-    def page(self) -> tuple[tuple[int, int], int]:
+    def page(self) -> tuple[Place, int]:
         """
         Where a list goes on, and how many rows are wanted, from ``after`` and ``limit``.
 
@@ -119,17 +120,28 @@ class Parameters:
         limit = self._number("limit", self.one("limit") or str(PAGE_ROWS), PAGE_ROWS_MAX)
         if limit == 0:
             raise invalid("limit", f"limit is 0; expected 1 to {PAGE_ROWS_MAX}")
-        after = self.one("after")
-        if after is None:
-            return (0, _INDEX_MAX), limit
-        n, dot, index = after.partition(".")
-        place = self._number("after", n, _POSITION_MAX)
-        return (place, self._number("after", index, _INDEX_MAX) if dot else _INDEX_MAX), limit
+        return self.place("after") or Place(0, INDEX_MAX), limit
+
+    def place(self, name: str) -> Place | None:
+        """
+        A cursor, or a position's number, which is the place behind all that it holds.
+
+        None if it is absent.
+        """
+        text = self.one(name)
+        return None if text is None else self.read_place(name, text)
+
+    def read_place(self, name: str, text: str) -> Place:
+        """Likewise, from *text* that stands elsewhere, under a *name* for the problem."""
+        n, dot, index = text.partition(".")
+        position = self._number(name, n, POSITION_MAX)
+        return Place(position, self._number(name, index, INDEX_MAX) if dot else INDEX_MAX)
 
     def _number(self, name: str, text: str, most: int) -> int:
         # Text is compared by length first: Python refuses to read integers of 5,000 digits.
         if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= most):
-            shape = "a cursor, or a position's number," if name == "after" else "a whole number"
+            is_place = name in _PLACES
+            shape = "a cursor, or a position's number," if is_place else "a whole number"
             raise invalid(name, f"{name} has {text[:40]!r}; expected {shape} of at most {most}")
         return int(text)
 

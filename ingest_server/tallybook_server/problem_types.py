@@ -251,6 +251,35 @@ REQUEST_PROBLEMS: Final = (
         409,
         "There is nothing to do. To let it count again, void the void.",
     ),
+    ProblemType(
+        "event-name-invalid",
+        "No event can have this name.",
+        400,
+        "Name it by producer and sequence, as <producer>-<sequence>, or by its place, as the "
+        "cursor in a list: <position>.<index>.",
+    ),
+    ProblemType(
+        "event-unknown",
+        "There is no such event.",
+        404,
+        "GET /v1/events lists those that were accepted, GET /v1/rejections the others. What a "
+        "producer has not delivered yet is missing in GET /v1/producers.",
+    ),
+    ProblemType(
+        "too-many-streams",
+        "The server feeds no more streams.",
+        503,
+        "Come again after Retry-After seconds, or read pages of GET /v1/events instead.",
+        retryable=True,
+    ),
+    ProblemType(
+        "cursor-unknown",
+        "The cursor is not of this ledger.",
+        409,
+        "It is beyond the ledger's head: the ledger was restored from a backup, or it is "
+        "another one. Decide what to go on with, and begin at the position that the detail "
+        "names.",
+    ),
     ProblemType("not-found", "There is nothing at this address.", 404, "GET / lists the routes."),
     ProblemType(
         "method-not-allowed",

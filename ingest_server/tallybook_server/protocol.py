@@ -1,15 +1,20 @@
 """
-Bounds on connections and on the heads of requests, which uvicorn leaves open.
+Bounds on connections, on the heads of requests and on the taking of answers, which uvicorn
+leaves open.
 
 uvicorn waits for ever for a head, its timer of idle connections starts anew with each
-byte, and the parser keeps a header field of any length. A few hundred sockets that send a
-byte a minute would hold the server. Bodies are bounded by the application, in `body`.
+byte, the parser keeps a header field of any length, and an answer that nobody takes waits
+for ever, too. A few hundred sockets that send a byte a minute, or read none, would hold the
+server. Bodies are bounded by the application, in `body`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from array import array
+from fcntl import ioctl
 from http import HTTPStatus
+from termios import TIOCOUTQ
 from typing import Any
 
 from uvicorn.config import Config
@@ -46,6 +51,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,7 +69,16 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_stall_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -113,6 +128,30 @@ class _BoundedProtocol(HttpToolsProtocol):
                     f"{self.bounds.head_seconds_max:g} seconds",
                 )
             )
+
+    def _await_reader(self) -> None:
+        """Cut the connection unless the client takes something of what waits for it."""
+        self._stop_stall_timer()
+        waiting = self._waiting_bytes()
+
+        def look() -> None:
+            if self._waiting_bytes() < waiting:
+                self._await_reader()
+            else:
+                self.transport.abort()
+
+        self._stall_timer = self.loop.call_later(self.bounds.stall_seconds_max, look)
+
+    def _waiting_bytes(self) -> int:
+        """What is written and not taken: here, and in the kernel, which asks for more in leaps."""
+        kernel = array("i", [0])
+        ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, kernel)
+        return self.transport.get_write_buffer_size() + kernel[0]
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _refuse(self, problem: Problem) -> None:
         self._stop_timer()

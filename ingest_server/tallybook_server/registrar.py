@@ -108,7 +108,7 @@ def void(journal: Journal, snapshot: Snapshot, now: int, *, request: VoidRequest
     if run is None:
         words = f"there is no event {request.event} that counts; look for it in GET /v1/events"
         return _refuse(journal, wanted, str(request.event), words, now)
-    if snapshot.corrections.at(snapshot.position).is_voided(run.entry, run.first):
+    if snapshot.corrections.at(snapshot.position).takes_back(run.entry, run.first):
         raise AlreadyVoided(f"event {request.event} was taken back before")
     return _enter(journal, wanted, now)
 

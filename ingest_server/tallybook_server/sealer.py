@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from tallybook.errors import InvariantBroken, TallybookError
@@ -82,7 +83,7 @@ class SealVoid(TallybookError):
 
 
 class Sealer:
-    """Seals, one generation at a time. One thread at a time."""
+    """Seals, one generation at a time. `step` is for any thread; the stages are for one."""
 
     def __init__(
         self, writer: Writer, tables: Tables, directory: Path, thresholds: SealThresholds
@@ -91,6 +92,8 @@ class Sealer:
         self._tables = tables
         self._directory = directory
         self._thresholds = thresholds
+        # Two seals of one generation would share its file, and the second removes it.
+        self._turn = Lock()
 
     def step(self, *, force: bool = False) -> bool:
         """
@@ -106,6 +109,10 @@ class Sealer:
             LedgerFull: The journal refused; the next step tries again.
             OSError, duckdb.Error: The file could not be written; likewise.
         """
+        with self._turn:
+            return self._step(force=force)
+
+    def _step(self, *, force: bool) -> bool:
         sealing = self.begin(force=force)
         if sealing is None:
             return False

@@ -120,9 +120,10 @@ async def serve(
 
     Signals are listened to in the main thread only. Returns and raises as `run`.
     """
+    stopping = asyncio.Event()
     try:
         config = uvicorn.Config(
-            create_app(ledger, settings, clock=clock or SystemClock()),
+            create_app(ledger, settings, clock=clock or SystemClock(), stopping=stopping),
             host=settings.host,
             port=settings.port,
             loop="none",
@@ -136,7 +137,7 @@ async def serve(
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds_max,
         )
-        server = _Server(config, on_listening)
+        server = _Server(config, on_listening, stopping)
         watch = asyncio.ensure_future(server.exit_when(stop or asyncio.Event()))
         try:
             await server.serve()
@@ -149,11 +150,17 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, with three differences: it says its port, raises errors, and outlives a signal."""
+    """
+    uvicorn's, with four differences: it says its port, raises errors, outlives a signal, and
+    says when it begins to stop.
+    """
 
-    def __init__(self, config: uvicorn.Config, on_listening: Listening) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_listening: Listening, stopping: asyncio.Event
+    ) -> None:
         super().__init__(config)
         self._on_listening = on_listening
+        self._stopping = stopping
         self.port = config.port
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
@@ -169,6 +176,11 @@ class _Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         self.port = port
         self._on_listening(host, port)
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        # A stream has no end of its own, and uvicorn waits for the end of every answer.
+        self._stopping.set()
+        await super().shutdown(sockets)
 
     async def exit_when(self, asked: asyncio.Event) -> None:
         await asked.wait()

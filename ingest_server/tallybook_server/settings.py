@@ -42,6 +42,9 @@ class Settings(BaseModel):
         events_max: Events in one JSON request.
         connections_max: Open connections.
         queries_max: Questions that are worked on at one time.
+        streams_max: Open streams of events.
+        stream_keep_alive_seconds: A stream without events says this often that it lives.
+        stall_seconds_max: For a client to take something of its answer.
         shutdown_seconds_max: For begun requests to be finished when the server stops.
     """
 
@@ -60,6 +63,9 @@ class Settings(BaseModel):
     events_max: _Count = limits.JSON_EVENTS_MAX
     connections_max: _Count = limits.CONNECTIONS_MAX
     queries_max: _Count = limits.QUERIES_MAX
+    streams_max: _Count = limits.STREAMS_MAX
+    stream_keep_alive_seconds: _Seconds = limits.STREAM_KEEP_ALIVE_SECONDS
+    stall_seconds_max: _Seconds = limits.STALL_SECONDS_MAX
     shutdown_seconds_max: Annotated[int, Field(ge=1, le=3600)] = limits.SHUTDOWN_SECONDS_MAX
 
     @field_validator("host")

@@ -93,6 +93,7 @@ class Snapshots:
         self._retire = retire
         self._lock = Lock()
         self._holds: Counter[int] = Counter()
+        self._listeners: tuple[Callable[[], None], ...] = ()
         self._leaving: dict[int, Generation] = {}
 
     @property
@@ -109,6 +110,23 @@ class Snapshots:
                     self._leaving[part.generation.number] = part.generation
             self._current = snapshot
         self._let_go()
+        for heard in self._listeners:
+            heard()
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """
+        Have *heard* called behind each swap, on the thread that swaps; what ends it.
+
+        It must return at once and raise nothing: the next commit waits for it.
+        """
+        with self._lock:
+            self._listeners = (*self._listeners, heard)
+
+        def end() -> None:
+            with self._lock:
+                self._listeners = tuple(one for one in self._listeners if one is not heard)
+
+        return end
 
     @contextmanager
     def hold(self) -> Generator[Snapshot]:

@@ -25,7 +25,15 @@ from tallybook.event import Event
 from tallybook.frame import encode_body, split_body
 from tallybook.wire import Announcement, encode_request
 from tallybook_server.embedded import EmbeddedLedger
-from tallybook_server.ledger import Acknowledgement, Delivery, Usage, UsageQuery
+from tallybook_server.ledger import (
+    EVERY_EVENT,
+    Acknowledgement,
+    Delivery,
+    EventFilter,
+    LedgerEvent,
+    Usage,
+    UsageQuery,
+)
 from tallybook_server.serve import serving
 from tallybook_server.settings import Settings
 
@@ -45,6 +53,7 @@ class FaultyLedger(EmbeddedLedger):
         asked: Set when a query has come.
         answer: What queries are answered with, in pages; None: what the ledger holds.
         queries: Those that came.
+        broken: Whether events cannot be read.
     """
 
     fault: Exception | None = None
@@ -53,6 +62,7 @@ class FaultyLedger(EmbeddedLedger):
     asked: threading.Event | None = None
     answer: Usage | None = None
     queries: tuple[UsageQuery, ...] = ()
+    broken = False
 
     def append(self, delivery: Delivery) -> Future[Acknowledgement]:
         self.appended += 1
@@ -79,6 +89,13 @@ class FaultyLedger(EmbeddedLedger):
             more=len(self.answer.rows) > behind,
             position=query.as_of or self.position(),
         )
+
+    def scan(
+        self, chosen: EventFilter = EVERY_EVENT, *, after: tuple[int, int], limit: int
+    ) -> list[LedgerEvent]:
+        if self.broken:
+            raise OSError("the disk is gone, on purpose")
+        return super().scan(chosen, after=after, limit=limit)
 
 
 @dataclass(frozen=True)

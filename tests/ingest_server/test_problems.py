@@ -100,6 +100,14 @@ def _usage(parameters: str, *declarations: dict[str, object]) -> Provoke:
 
 CREDIT: dict[str, object] = {"id": "a", "dimension": "calls", "value": 1, "reason": "r"}
 VOID: dict[str, object] = {"id": "v", "void": f"{PRODUCER.hex()}-1", "reason": "r"}
+
+
+def _too_many_streams(start: Start) -> bytes:
+    server = start(streams_max=1)
+    with server.http.stream("GET", "/v1/events/stream"):
+        return server.http.get("/v1/events/stream").content
+
+
 SLOW_BODY = (
     b"POST /v1/events HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n["
 )
@@ -142,6 +150,10 @@ PROVOKED: dict[str, Provoke] = {
     "correction-unfit": _correct(CREDIT, aggregation="last"),
     "already-voided": _correct(VOID, VOID | {"id": "w"}),
     "nothing-to-void": _correct(VOID | {"void": "1.1"}),
+    "event-name-invalid": _get("/v1/events/17"),
+    "event-unknown": _get("/v1/events/17.0"),
+    "too-many-streams": _too_many_streams,
+    "cursor-unknown": _get("/v1/events/stream?after=17.0"),
     "not-found": _get("/nowhere"),
     "method-not-allowed": _wrong_method,
     "internal": _get("/v1/usage?dimension=calls", fault=RuntimeError()),

@@ -1,16 +1,17 @@
-"""A server, asked or told something: one request, its answer, or why there was none."""
+"""A server, asked or told something: one request, its answer or stream, or why there was none."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final, Self, cast
 
 from tallybook.cli.output import Exit, Failure
 from tallybook.cli.parser import Parser
+from tallybook.cli.stream import Message, read_messages
 from tallybook.limits import REQUEST_TIMEOUT_SECONDS
 from tallybook.settings import Settings, read_settings
 
@@ -179,30 +180,69 @@ class Server:
     ) -> Answer:
         import httpx
 
-        # A refusal is a document, whatever the answer would have been.
-        headers = {"Accept": accept}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
         try:
             response = httpx.request(
                 method,
                 self.endpoint + path,
                 params=list(parameters),
                 json=document,
-                headers=headers,
+                # A refusal is a document, whatever the answer would have been.
+                headers=self._headers(accept),
                 timeout=timeout_seconds,
                 follow_redirects=False,
             )
         except httpx.HTTPError as error:
-            raise Failure(
-                f"no answer from {self.endpoint}: {error or type(error).__name__}; "
-                "is the server running there? tallybook serve starts one, --endpoint names another",
-                Exit.UNREACHABLE,
-            ) from None
+            raise _no_answer(self.endpoint, error) from None
         if response.status_code not in (200, 201):
             raise _refusal(self.endpoint, response.status_code, _document(response.content))
         fields = {name.lower(): value for name, value in response.headers.items()}
         return Answer(f"{self.endpoint}{path}", response.content, fields)
+
+    def stream(
+        self, path: str, parameters: Parameters, *, silence_seconds: float
+    ) -> Iterator[Message]:
+        """
+        What the server says at *path*, until it ends its answer.
+
+        Args:
+            path: Of a stream.
+            parameters: What is asked for, and from where on.
+            silence_seconds: A connection that says nothing for this long is lost.
+
+        Raises:
+            Failure: The server refused the question, or there was no answer, or it broke off.
+        """
+        import httpx
+
+        try:
+            with httpx.stream(
+                "GET",
+                self.endpoint + path,
+                params=list(parameters),
+                headers=self._headers("text/event-stream"),
+                timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, read=silence_seconds),
+                follow_redirects=False,
+            ) as response:
+                if response.status_code != 200:
+                    document = _document(response.read())
+                    raise _refusal(self.endpoint, response.status_code, document)
+                yield from read_messages(response.iter_bytes())
+        except httpx.HTTPError as error:
+            raise _no_answer(self.endpoint, error) from None
+
+    def _headers(self, accept: str) -> dict[str, str]:
+        headers = {"Accept": accept}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return headers
+
+
+def _no_answer(endpoint: str, error: Exception) -> Failure:
+    return Failure(
+        f"no answer from {endpoint}: {str(error) or type(error).__name__}; is the server running "
+        "there? tallybook serve starts one, --endpoint names another",
+        Exit.UNREACHABLE,
+    )
 
 
 def _document(content: bytes) -> Document | None:

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import duckdb
 import pytest
 
+from tallybook.testing import FakeClock, FakeIds
 from tallybook_server import book
 from tallybook_server import sealer as stages
-from tallybook_server.ledger import Finding, UsageQuery
+from tallybook_server.embedded import EmbeddedLedger
+from tallybook_server.ledger import Delivery, Finding, UsageQuery
 from tallybook_server.query import aggregate
 from tallybook_server.sealer import SealVoid
 from tallybook_server.segment import choose_columns
@@ -368,3 +371,30 @@ def test_seal_of_a_tail_that_was_built_anew_is_void(desk: Desk) -> None:
     with pytest.raises(SealVoid):
         desk.ledger.sealer.write(sealing)
     assert desk.ledger.tables.loaded == set()
+
+
+def test_two_threads_do_not_seal_the_same(tmp_path: Path) -> None:
+    """
+    A seal that was asked for, beside the sealing thread that finds it begun.
+
+    Both wrote the one file, and the second, which was too late, removed it: events of an
+    entered segment were gone until a backup. Seen when a test asked a server for a seal.
+    """
+    ledger = EmbeddedLedger(tmp_path / "book", clock=FakeClock(), ids=FakeIds())
+    for at in range(8):
+        ledger.append(Delivery(blocks=[block(at + 1, event(1))])).result(timeout=20)
+        start = Barrier(3)
+
+        def seal(start: Barrier = start) -> None:
+            start.wait()
+            ledger.sealer.step(force=True)
+
+        threads = [Thread(target=seal) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (row,) = ledger.aggregate(UsageQuery(("api.calls",))).rows
+        assert row.events == at + 1
+    assert list(ledger.verify()) == []
+    ledger.close()

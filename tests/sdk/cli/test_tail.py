@@ -23,10 +23,11 @@ def post(url: str, *values: int, tenant: str = "acme") -> None:
 
 
 @contextmanager
-def following(url: str) -> Generator[Iterator[str]]:
+def following(url: str, *options: str) -> Generator[Iterator[str]]:
     """``tallybook tail --follow --json``, and the values that it shows, as they come."""
+    command = ["tail", "--follow", "--json", "--endpoint", url, *options]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tallybook.cli", "tail", "--follow", "--json", "--endpoint", url],
+        [sys.executable, "-m", "tallybook.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -91,6 +92,71 @@ def test_follow_outlives_the_server(server: ServerProcess) -> None:
         assert next(values) == "2"
 
 
+def test_follow_goes_on_behind_a_cursor(server: ServerProcess) -> None:
+    """Everything behind it, however much, and then what comes."""
+    post(server.url, *range(1, 31))
+    with following(server.url, "--after", "0") as values:
+        assert [next(values) for _ in range(30)] == [str(value) for value in range(1, 31)]
+        post(server.url, 31)
+        assert next(values) == "31"
+
+
+def test_follow_shows_only_what_passes(server: ServerProcess) -> None:
+    """The filters hold for what is there and for what comes."""
+    post(server.url, 1, 2)
+    post(server.url, 3, tenant="globex")
+    with following(server.url, "--tenant", "globex", "--source", "test") as values:
+        assert next(values) == "3"
+        post(server.url, 4)
+        post(server.url, 5, tenant="globex")
+        assert next(values) == "5"
+
+
+FILTERS = [
+    (["--tenant", "acme"], ["1", "3"]),
+    (["--tenant", ""], ["2"]),
+    (["--tenant", "", "--tenant", "acme"], ["1", "2", "3"]),
+    (["--dimension", "bytes"], ["3"]),
+    (["--source", "web"], ["2"]),
+    (["--filter", "region=eu"], ["1", "3"]),
+    (["--filter", "region=eu", "--filter", "model=small"], ["1"]),
+    (["--from", "2026-01-02T00:00:00Z"], ["2", "3"]),
+    (["--to", "2026-01-02T00:00:00+01:00"], ["1"]),
+    (["--key", "k"], ["3"]),
+    (["--id", "a"], ["1"]),
+    (["--producer", "0" * 32], []),
+    (["--tenant", "nobody"], []),
+]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """A server with three events that differ in everything."""
+    process = ServerProcess(tmp_path_factory.mktemp("mixed"))
+    process.start()
+    eu = {"region": "eu"}
+    events: list[dict[str, object]] = [
+        {"tenant": "acme", "id": "a", "source": "api", "tags": eu | {"model": "small"}},
+        {"id": "b", "source": "web"},
+        {"tenant": "acme", "dimension": "bytes", "key": "k", "source": "api", "tags": eu},
+    ]
+    for day, event in enumerate(events, 1):
+        event = {"dimension": "calls", "value": day, "time": f"2026-01-0{day}T12:00:00Z"} | event
+        httpx.post(f"{process.url}/v1/events", json=event).raise_for_status()
+    yield process.url
+    process.stop()
+
+
+@pytest.mark.parametrize(("options", "shown"), FILTERS)
+def test_filters_choose(
+    tallybook: Command, mixed: str, options: list[str], shown: list[str]
+) -> None:
+    """Each option, with what it lets through."""
+    ran = tallybook("tail", "--json", *options, "--endpoint", mixed)
+
+    assert [json.loads(line)["value"] for line in ran.out.splitlines()] == shown
+
+
 def test_control_characters_do_not_reach_the_terminal(
     tallybook: Command, server: ServerProcess
 ) -> None:
@@ -102,13 +168,24 @@ def test_control_characters_do_not_reach_the_terminal(
     assert "\\x1b[2Jacme" in ran.out
 
 
-@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "x"], ["--after", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--limit", "0"],
+        ["--limit", "x"],
+        ["--after", "x"],
+        ["--follow", "--after", "x"],
+        ["--producer", "x"],
+        ["--from", "yesterday"],
+        ["--filter", "x"],
+    ],
+)
 def test_wrong_argument_is_exit_2(tallybook: Command, endpoint: str, arguments: list[str]) -> None:
     """Read here or by the server, it is a sentence."""
     ran = tallybook("tail", *arguments, "--endpoint", endpoint)
 
     assert ran.code == 2
-    assert repr(arguments[1]) in ran.words
+    assert repr(arguments[-1]) in ran.words
 
 
 def test_server_away_is_exit_3(tallybook: Command) -> None:

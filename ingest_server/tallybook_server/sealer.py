@@ -245,7 +245,11 @@ _TOTALS: Final = (
     "SELECT count(*), (SELECT count(*) FROM users_{n}), (SELECT count(*) FROM tagsets_{n}), "
     '(SELECT count(*) FROM wides_{n}), min("time"), max("time") FROM events_{n}'
 )
-_DIMENSIONS: Final = "SELECT DISTINCT dimension FROM users_{n} ORDER BY 1"
+_DIMENSIONS: Final = (
+    # Some users have brought nothing that counts.
+    "SELECT DISTINCT dimension FROM users_{n} "
+    "WHERE number IN (SELECT of_user FROM events_{n}) ORDER BY dimension"
+)
 _FEW: Final = 8
 """Users and tagsets are few when there are this many events of each."""
 

@@ -113,14 +113,17 @@ class Tables:
         return generation.number in self._extras
 
     def dimensions(self, snapshot: Snapshot) -> set[str]:
-        """Every dimension that was declared, or of which something was recorded."""
+        """Every dimension that was declared, or of which something that counts was recorded."""
         names = set(snapshot.catalogue.names)
         names.update(*(segment.dimensions for segment in snapshot.segments))
         self.load(snapshot.tail)
         with self.cursor() as cursor:
             for part in snapshot.tail:
-                users = f"users_{part.generation.number}"
-                found = cursor.execute(f"SELECT DISTINCT dimension FROM {users}").fetchall()
+                number = part.generation.number
+                found = cursor.execute(
+                    f"SELECT DISTINCT dimension FROM users_{number} "
+                    f"WHERE number IN (SELECT of_user FROM events_{number})"
+                ).fetchall()
                 names.update(name for (name,) in found)
         return names
 

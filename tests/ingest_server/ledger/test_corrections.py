@@ -184,6 +184,23 @@ def test_dimensions_are_those_declared_and_those_seen(filled: Desk) -> None:
         filled.ledger.sealer.step(force=True)
 
 
+def test_what_does_not_count_makes_no_dimension(desk: Desk) -> None:
+    """
+    An event in conflict names a dimension that nothing was recorded of.
+
+    It was unknown to a question as long as it was in the tail, and known once it was sealed.
+    """
+    desk.offer(event(1, id="1"))
+    desk.offer(event(1, id="1", dimension="other"))
+    for _ in range(2):
+        assert [one.name for one in desk.ledger.dimensions()] == ["api.calls"]
+        with pytest.raises(UnknownDimension):
+            desk.total("other")
+        with pytest.raises(UnknownDimension):
+            correct(desk, replace(CREDIT, dimension="other"))
+        desk.seal()
+
+
 def test_corrections_are_listed_in_pages(filled: Desk) -> None:
     """In the ledger's order, those that were taken back included."""
     correct(filled, CREDIT)

@@ -20,6 +20,7 @@ from tallybook_server.ledger import (
     UnfitCorrection,
     VoidRequest,
 )
+from tallybook_server.question import UsageQuery
 from tallybook_server.verify import verify_directory
 from tests.ingest_server.ledger.conftest import ONE, START, Desk, block, event
 
@@ -195,7 +196,7 @@ def test_what_does_not_count_makes_no_dimension(desk: Desk) -> None:
     for _ in range(2):
         assert [one.name for one in desk.ledger.dimensions()] == ["api.calls"]
         with pytest.raises(UnknownDimension):
-            desk.total("other")
+            desk.ledger.aggregate(UsageQuery(("other",)))
         with pytest.raises(UnknownDimension):
             correct(desk, replace(CREDIT, dimension="other"))
         desk.seal()

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tallybook.limits import VALUE_DECIMALS_MAX
-from tallybook_server.figure import QUOTIENT_DECIMALS, Figure, Figures, billionths, quotient
+from tallybook_server.figure import QUOTIENT_DECIMALS, Figures, billionths, quotient
 from tallybook_server.levels import time_weighted
 from tallybook_server.plan import How, read_percentile
 from tallybook_server.question import Aggregation
@@ -47,20 +47,17 @@ def _sum(reading: Reading, _: How) -> Figures:
     for group, (scale, total, events) in reading.ask(
         'scale, sum("value")::HUGEINT, count(*)', number="narrow"
     ):
-        figure = figures.of(group, VALUE_DECIMALS_MAX)
-        _add(figure, total or 0, scale)
+        figure = figures.get(group) or figures.of(group, VALUE_DECIMALS_MAX)
+        figure.mantissa = (figure.mantissa or 0) + billionths(total or 0, scale)
         figure.events += events
     if reading.selection.wides:
         # Their events are counted already; they are few, and only they are read again.
         for group, (scale, high, low) in reading.ask(
             f'scale, sum("value" // {_HALF}), sum("value" % {_HALF})', number="wide"
         ):
-            _add(figures[group], high * _HALF + low, scale)
+            figure = figures[group]
+            figure.mantissa = (figure.mantissa or 0) + billionths(high * _HALF + low, scale)
     return figures
-
-
-def _add(figure: Figure, mantissa: int, scale: int) -> None:
-    figure.mantissa = (figure.mantissa or 0) + billionths(mantissa, scale)
 
 
 def _avg(reading: Reading, how: How) -> Figures:

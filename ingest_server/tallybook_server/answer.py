@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from tallybook.event import format_value
 from tallybook_server.figure import Figure, Figures, Group
 from tallybook_server.plan import Pass
 from tallybook_server.question import Aggregation, UsageQuery, UsageRow
@@ -69,29 +70,29 @@ def fill(figures: Figures, query: UsageQuery, passes: list[Pass]) -> None:
 
 def page(figures: Figures, query: UsageQuery, tiling: Tiling) -> Page:
     """The rows of *query*'s page."""
-    groups = sorted(figures, key=_place)
+    groups = sorted(figures, key=_place if query.by_tags else _place_without_tags)
     if query.order != "group":
         groups.sort(key=lambda group: _value_place(group, figures[group], query))
     if query.top is not None:
         groups = list(_first(groups, query.top))
+    events = sum(figures[group].events for group in groups)
     behind = query.skip + query.limit
-    return Page(
-        [_row(group, figures[group], query, tiling) for group in groups[query.skip : behind]],
-        sum(figures[group].events for group in groups),
-        len(groups) > behind,
-    )
+    rows = _rows(groups[query.skip : behind], figures, query.by_tags, tiling)
+    return Page(rows, events, len(groups) > behind)
+
+
+# Rows are many: what is done to each of them is spelled out, and costs 3 us.
+
+
+def _place_without_tags(group: Group) -> tuple[object, ...]:
+    """Window, dimension, tenant; no tenant comes before every one, and none is called ""."""
+    return group[0], group[1], group[2] or ""
 
 
 def _place(group: Group) -> tuple[object, ...]:
-    """Window, dimension, tenant, tags; absent comes before every text."""
+    """Likewise, and then by the tags; absent comes before every text."""
     window, dimension, tenant, tags = group
-    return (
-        window,
-        dimension,
-        tenant is not None,
-        tenant or "",
-        *((text is not None, text or "") for text in tags),
-    )
+    return (window, dimension, tenant or "", [(text is not None, text) for text in tags])
 
 
 def _value_place(group: Group, figure: Figure, query: UsageQuery) -> tuple[int, bool, int]:
@@ -108,10 +109,18 @@ def _first(groups: list[Group], top: int) -> Iterator[Group]:
             yield group
 
 
-def _row(group: Group, figure: Figure, query: UsageQuery, tiling: Tiling) -> UsageRow:
-    window, dimension, tenant, texts = group
-    start, end = tiling.bounds(window)
-    tags = {key: text for key, text in zip(query.by_tags, texts, strict=True) if text is not None}
-    return UsageRow(
-        start, end, dimension, tenant, tags, figure.text, figure.events, figure.adjustments
-    )
+def _rows(
+    groups: list[Group], figures: Figures, keys: tuple[str, ...], tiling: Tiling
+) -> list[UsageRow]:
+    bounds = [tiling.bounds(number) for number in range(tiling.count)]
+    rows: list[UsageRow] = []
+    for group in groups:
+        window, dimension, tenant, texts = group
+        start, end = bounds[window]
+        tags = {key: text for key, text in zip(keys, texts, strict=True) if text is not None}
+        figure = figures[group]
+        value = None if figure.mantissa is None else format_value(figure.mantissa, figure.scale)
+        rows.append(
+            UsageRow(start, end, dimension, tenant, tags, value, figure.events, figure.adjustments)
+        )
+    return rows

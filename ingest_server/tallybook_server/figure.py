@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tallybook.event import format_value
 from tallybook.limits import VALUE_DECIMALS_MAX
 from tallybook_server.ledger import TooManyRows
 from tallybook_server.limits import QUERY_GROUPS_MAX
@@ -50,11 +49,6 @@ class Figure:
     adjustments: int = 0
 
     @property
-    def text(self) -> str | None:
-        """The value as plain decimal text."""
-        return None if self.mantissa is None else format_value(self.mantissa, self.scale)
-
-    @property
     def rank(self) -> int:
         """A number by which values can be compared; 0 where there is none."""
         return (self.mantissa or 0) * _POWERS[QUOTIENT_DECIMALS - self.scale]
@@ -72,7 +66,8 @@ class Figures(dict[Group, Figure]):
         """
         figure = self.get(group)
         if figure is None:
-            self.check_room(1)
+            if len(self) >= QUERY_GROUPS_MAX:
+                self.check_room(1)
             figure = self[group] = Figure(None, scale)
         return figure
 

@@ -20,6 +20,8 @@ from tallybook.clock import Clock
 from tallybook.errors import InvalidEvent, TallybookError
 from tallybook.event import (
     check_dimension,
+    check_key,
+    check_source,
     check_tags,
     check_tenant,
     format_time,
@@ -31,6 +33,7 @@ from tallybook_server.body import BodyBudget
 from tallybook_server.catalogue import UnknownDimension
 from tallybook_server.correction import Adjustment
 from tallybook_server.documents import Document, read_document
+from tallybook_server.event_filter import EventFilter
 from tallybook_server.ingest import request_key
 from tallybook_server.ledger import (
     AlreadyVoided,
@@ -41,19 +44,49 @@ from tallybook_server.ledger import (
     LedgerBusy,
     LedgerFull,
     NothingToVoid,
+    TooManyRuns,
     UnfitCorrection,
     VoidRequest,
 )
 from tallybook_server.limits import CORRECTION_ID_BYTES_MAX, REASON_BYTES_MAX
 from tallybook_server.parameters import Parameters
 from tallybook_server.problems import Problem, busy, full, nearest
+from tallybook_server.question import TagFilter
 from tallybook_server.rfc3339 import read_rfc3339
 from tallybook_server.settings import Settings
 
 __all__ = ["Adjustments", "AdjustmentsAnswer", "CorrectionDocument", "answer_adjustments"]
 
 _EVENT_ID: Final = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,18})", re.ASCII)
+_PRODUCER: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _POSITION: Final = re.compile(r"([1-9][0-9]{0,9})\.([1-9][0-9]{0,17})", re.ASCII)
+
+
+class ChoiceDocument(Document):
+    """
+    Which events to take back: all that pass everything that is given, and something must be.
+
+    Attributes:
+        producer: 32 hex digits: one process's life.
+        source: The application's name.
+        key: The idempotency key that the caller gave.
+        id: The id that the event brought.
+        dimension: What was used.
+        tenant: Who used it; null: nobody. Absent: whoever.
+        start: RFC 3339, the first moment, of the events' own time. ``from``.
+        end: The first moment that no longer counts. ``to``.
+        tags: The values that tags must have.
+    """
+
+    producer: str | None = None
+    source: str | None = None
+    key: str | None = None
+    id: str | None = None
+    dimension: str | None = None
+    tenant: str | None = None
+    start: str | None = Field(default=None, alias="from")
+    end: str | None = Field(default=None, alias="to")
+    tags: dict[str, str] = Field(default_factory=dict)
 
 
 class CorrectionDocument(Document):
@@ -64,7 +97,8 @@ class CorrectionDocument(Document):
         id: What makes it this correction and no other; else the Idempotency-Key.
         reason: Why, for people.
         void: What to take back: an event, ``<producer>-<sequence>``, or the position of a
-            correction, ``1.42``. Nothing below goes with it.
+            correction, ``1.42``. Only `id` and `reason` go with it.
+        void_where: Or which events. Only `id` and `reason` go with it.
         dimension: Whose sum is adjusted.
         value: By how much: decimal text, or an integer; may be negative.
         tenant: Whose usage; absent: nobody's.
@@ -75,6 +109,7 @@ class CorrectionDocument(Document):
     id: str | None = None
     reason: str
     void: str | None = None
+    void_where: ChoiceDocument | None = None
     dimension: str | None = None
     value: str | int | None = None
     tenant: str | None = None
@@ -176,15 +211,55 @@ def read_correction(
     """
     correction_id = _id(document, key)
     reason = _bounded("reason", document.reason, REASON_BYTES_MAX)
-    try:
-        if document.void is None:
+    asked = document.model_fields_set - {"id", "reason"}
+    if document.void is None and document.void_where is None:
+        try:
             return _adjustment(document, correction_id, reason, now)
+        except InvalidEvent as error:
+            raise _wrong(error.field, str(error)) from None
+    if len(asked) > 1:
+        raise _wrong("void", f"{', '.join(sorted(asked))} do not go together; expected one of them")
+    if document.void_where is not None:
+        return VoidRequest(correction_id, reason, events=_choice(document.void_where))
+    return _void(document.void or "", correction_id, reason)
+
+
+def _choice(choice: ChoiceDocument) -> EventFilter:
+    given = choice.model_fields_set
+    if not given:
+        raise _wrong("void_where", "void_where is empty, which would take back everything")
+    if choice.producer is not None and not _PRODUCER.fullmatch(choice.producer):
+        raise _wrong(
+            "producer", f"producer is {choice.producer[:60]!r}; expected 32 hex digits, lower case"
+        )
+    try:
+        for text, check in (
+            (choice.source, check_source),
+            (choice.key, check_key),
+            (choice.id, check_key),
+            (choice.tenant, check_tenant),
+        ):
+            check(text)
+        if choice.dimension is not None:
+            check_dimension(choice.dimension)
+        start = None if choice.start is None else read_rfc3339(choice.start)
+        end = None if choice.end is None else read_rfc3339(choice.end)
+        tags = check_tags(choice.tags)
     except InvalidEvent as error:
         raise _wrong(error.field, str(error)) from None
-    if document.model_fields_set - {"id", "reason", "void"}:
-        others = ", ".join(sorted(document.model_fields_set - {"id", "reason", "void"}))
-        raise _wrong("void", f"a void has no {others}; expected only id, reason and void")
-    return _void(document.void, correction_id, reason)
+    if start is not None and end is not None and start >= end:
+        raise _wrong("to", f"to is {choice.end}; expected a moment after from, {choice.start}")
+    return EventFilter(
+        dimensions=None if choice.dimension is None else (choice.dimension,),
+        tenants=(choice.tenant,) if "tenant" in given else None,
+        tags=tuple(TagFilter(key, "in", (text,)) for key, text in tags.items()),
+        start=start,
+        end=end,
+        producer=choice.producer,
+        sources=None if choice.source is None else (choice.source,),
+        key=choice.key,
+        id=choice.id,
+    )
 
 
 def _id(document: CorrectionDocument, key: str | None) -> str:
@@ -278,6 +353,7 @@ def _problem(error: TallybookError) -> TallybookError | Problem:
         (NothingToVoid, "nothing-to-void"),
         (AlreadyVoided, "already-voided"),
         (UnfitCorrection, "correction-unfit"),
+        (TooManyRuns, "too-many-places"),
     ):
         if isinstance(error, kind):
             return Problem(slug, str(error))

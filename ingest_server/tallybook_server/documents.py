@@ -67,7 +67,9 @@ def _problem(error: ValidationError, model: type[Document]) -> Problem:
         return Problem("not-json", f"the body is not a JSON object: {wrong['msg']}")
     names = [one.alias or name for name, one in model.model_fields.items()]
     if wrong["type"] == "extra_forbidden":
-        hint = nearest(field, names) or f" There are: {', '.join(sorted(names))}."
+        hint = ""
+        if field in wrong["loc"]:  # And not a field of a field.
+            hint = nearest(field, names) or f" There are: {', '.join(sorted(names))}."
         return Problem("field-unknown", f"there is no field {field[:60]!r}.{hint}")
     words = wrong["msg"].removeprefix("Value error, ")
     seen = repr(wrong["input"])[:60] if wrong["type"] != "missing" else "missing"

@@ -147,7 +147,7 @@ class EmbeddedLedger:
         self._remove_orphans()
         thresholds = SealThresholds(seal_events, seal_bytes, seal_age_seconds)
         self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
-        self._corrector = Corrector(self.writer, self.tables)
+        self._corrector = Corrector(self.writer, self.tables, self.scan)
         self.prover = Prover(self.writer, self.scan)
         self._tail_events_max = tail_events_max
         self._tail_bytes_max = tail_bytes_max

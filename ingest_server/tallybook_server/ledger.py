@@ -48,6 +48,7 @@ __all__ = [
     "RejectedEvent",
     "Rejection",
     "TooManyRows",
+    "TooManyRuns",
     "UnfitCorrection",
     "Usage",
     "UsageQuery",
@@ -110,6 +111,10 @@ class NothingToVoid(TallybookError):
 
 class AlreadyVoided(TallybookError):
     """What is to be taken back was taken back before; nothing was stored."""
+
+
+class TooManyRuns(TallybookError):
+    """A choice of events that lie in too many places to be taken back by one entry."""
 
 
 class UnfitCorrection(TallybookError):
@@ -198,12 +203,15 @@ class VoidRequest:
         reason: Why, in words.
         event: One event.
         corrects: The position of an adjustment, or of a void whose events shall count again.
+        events: Every event that passes, up to the ledger's head of this moment, and was not
+            taken back before.
     """
 
     id: str
     reason: str
     event: EventId | None = None
     corrects: int = 0
+    events: EventFilter | None = None
 
 
 @dataclass(frozen=True, slots=True)

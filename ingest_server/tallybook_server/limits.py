@@ -62,8 +62,11 @@ SEGMENT_TAG_COLUMNS_MAX: Final = 200
 PROOF_GROUP_ENTRIES: Final = 512
 """Entries whose events share a tree: half a million events, some seconds to prove one of them."""
 
-PROOF_PAGE_EVENTS: Final = 5_000
-"""Events read at one time for a checkpoint."""
+SCAN_EVENTS: Final = 5_000
+"""Events read at one time for a checkpoint, or to be taken back."""
+
+VOID_RUNS_MAX: Final = 100_000
+"""Stretches of neighbouring events in one void: an entry of about a megabyte."""
 
 # -- queries ----------------------------------------------------------------------------
 

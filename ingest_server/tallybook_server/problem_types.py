@@ -246,6 +246,12 @@ REQUEST_PROBLEMS: Final = (
         "right ones.",
     ),
     ProblemType(
+        "too-many-places",
+        "What is to be taken back lies in too many places.",
+        422,
+        "Choose less time, or a whole producer: neighbouring events are one place.",
+    ),
+    ProblemType(
         "already-voided",
         "It was taken back before.",
         409,

@@ -21,7 +21,7 @@ from tallybook.errors import InvariantBroken, TallybookError
 from tallybook.event import format_time
 from tallybook_server.journal import Journal
 from tallybook_server.ledger import EventId, LedgerEvent
-from tallybook_server.limits import PROOF_GROUP_ENTRIES, PROOF_PAGE_EVENTS
+from tallybook_server.limits import PROOF_GROUP_ENTRIES, SCAN_EVENTS
 from tallybook_server.proof import Checkpoint, EventProof, ProvenEvent, leaf, path, root, salt_of
 from tallybook_server.question import Position
 from tallybook_server.writer import Writer
@@ -192,7 +192,7 @@ class Prover:
         """The events of a group that count, as of *head*, in the ledger's order."""
         last = min((number + 1) * self._size, head)
         after = (number * self._size, _BEYOND)
-        while page := self._scan(after=after, limit=PROOF_PAGE_EVENTS):
+        while page := self._scan(after=after, limit=SCAN_EVENTS):
             for one in page:
                 if one.position > last:
                     return

@@ -84,6 +84,49 @@ def test_an_event_is_voided_and_restored(filled: Running) -> None:
     assert (again.status_code, again.json()["type"]) == (409, "/problems/already-voided")
 
 
+def test_every_event_of_a_choice_is_voided(filled: Running) -> None:
+    """Up to this moment; again it is the same void, and voiding it restores what it took."""
+    document = {"id": "w", "reason": "a bug", "void_where": {"producer": PRODUCER.hex()}}
+    first = post(filled, document)
+    assert (first.status_code, first.json()["events"]) == (201, 3)
+    assert first.json()["selection"] == '{"producer":"' + PRODUCER.hex() + '"}'
+    filled.post_blocks(block_of(5, first=4)).raise_for_status()
+    assert post(filled, document).json() == first.json()
+    assert filled.usage() == "5"
+    post(filled, {"id": "x", "reason": "no bug", "void": first.json()["position"]})
+    assert filled.usage() == "11"
+
+
+def test_a_choice_leaves_what_was_voided_before(filled: Running) -> None:
+    """So that taking it back restores what it took, and nothing else."""
+    post(filled, {"id": "v", "reason": "a test", "void": EVENT})
+    chosen = post(filled, {"id": "w", "reason": "r", "void_where": {"dimension": "calls"}}).json()
+    assert chosen["events"] == 2
+    post(filled, {"id": "x", "reason": "r", "void": chosen["position"]})
+    assert filled.usage() == "5"
+
+
+@pytest.mark.parametrize(
+    ("choice", "left"),
+    [
+        ({"tenant": "acme", "to": "2026-01-01T00:00:00.000001Z"}, "5"),
+        ({"from": "2026-01-01T00:00:00.000001Z"}, "1"),
+        ({"source": "api"}, "0"),
+    ],
+)
+def test_a_choice_is_by_anything(filled: Running, choice: dict[str, str], left: str) -> None:
+    """By tenant, time, source and the rest, all of them together."""
+    assert post(filled, {"id": "w", "reason": "r", "void_where": choice}).status_code == 201
+    assert filled.usage() == left
+
+
+def test_a_choice_of_nothing_is_nothing_to_void(filled: Running) -> None:
+    """As with one event, and null is a tenant of its own: nobody."""
+    for choice in ({"tenant": None}, {"source": "other"}, {"key": "k"}, {"tags": {"a": "b"}}):
+        answer = post(filled, {"id": "w", "reason": "r", "void_where": choice})
+        assert answer.json()["type"] == "/problems/nothing-to-void"
+
+
 def test_a_void_of_nothing_is_kept_as_a_rejection(filled: Running) -> None:
     """With the page that says what to do."""
     answer = post(filled, {"id": "v", "void": f"{PRODUCER.hex()}-9", "reason": "a test"})
@@ -118,9 +161,27 @@ def test_a_void_of_nothing_is_kept_as_a_rejection(filled: Running) -> None:
         (CREDIT | {"time": "2026-01-01"}, "document-invalid", "2026-01-01"),
         (CREDIT | {"time": "2999-01-01T00:00:00Z"}, "document-invalid", "ahead of the server"),
         (CREDIT | {"valeu": 1}, "field-unknown", "Did you mean 'value'"),
-        (CREDIT | {"void": EVENT}, "document-invalid", "a void has no dimension, value"),
+        (CREDIT | {"void": EVENT}, "document-invalid", "do not go together"),
         ({"id": "a", "reason": "r", "void": "x"}, "document-invalid", "void is 'x'"),
         ({"id": "a", "reason": "r", "void": f"{EVENT}0" + "0" * 19}, "document-invalid", "void is"),
+        ({"id": "a", "reason": "r", "void_where": {}}, "document-invalid", "take back everything"),
+        ({"id": "a", "reason": "r", "void_where": {"producer": "x"}}, "document-invalid", "32 hex"),
+        ({"id": "a", "reason": "r", "void_where": {"produce": "x"}}, "field-unknown", "produce"),
+        ({"id": "a", "reason": "r", "void_where": {"from": "x"}}, "document-invalid", "RFC 3339"),
+        (
+            {
+                "id": "a",
+                "reason": "r",
+                "void_where": {"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"},
+            },
+            "document-invalid",
+            "a moment after from",
+        ),
+        (
+            {"id": "a", "reason": "r", "void": EVENT, "void_where": {"key": "k"}},
+            "document-invalid",
+            "do not go together",
+        ),
         (CREDIT | {"dimension": "call"}, "dimension-unknown", "Did you mean 'calls'"),
     ],
 )

@@ -98,6 +98,15 @@ def _usage(parameters: str, *declarations: dict[str, object]) -> Provoke:
     return provoke
 
 
+def _scattered(start: Start) -> bytes:
+    server = start()
+    server.post_blocks(block_of(1)).raise_for_status()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tallybook_server.corrector.VOID_RUNS_MAX", 0)
+        document = {"id": "v", "void_where": {"dimension": "calls"}, "reason": "r"}
+        return server.http.post("/v1/adjustments", json=document).content
+
+
 CREDIT: dict[str, object] = {"id": "a", "dimension": "calls", "value": 1, "reason": "r"}
 VOID: dict[str, object] = {"id": "v", "void": f"{PRODUCER.hex()}-1", "reason": "r"}
 
@@ -148,6 +157,7 @@ PROVOKED: dict[str, Provoke] = {
     "dimension-unknown": _get("/v1/dimensions/call"),
     "correction-conflict": _correct(CREDIT, CREDIT | {"value": 2}),
     "correction-unfit": _correct(CREDIT, aggregation="last"),
+    "too-many-places": _scattered,
     "already-voided": _correct(VOID, VOID | {"id": "w"}),
     "nothing-to-void": _correct(VOID | {"void": "1.1"}),
     "event-name-invalid": _get("/v1/events/17"),

@@ -60,17 +60,39 @@ def _register_void(commands: Commands) -> None:
         commands,
         "void",
         _void,
-        summary="take an event back, or a correction",
-        words="What is named is kept and does not count. Voiding the void lets it count again.",
+        summary="take events back, or a correction",
+        words="What is named is kept and does not count. Voiding the void lets it count again.\n"
+        "Without WHAT, every event that passes all of the options is taken back.",
         examples=[
             "tallybook void 0f0e0d0c0b0a09080706050403020100-17 --reason 'sent twice by hand'",
             "tallybook void 1.42 --reason 'the adjustment was wrong'",
+            "tallybook void --source billing-test --from 2026-11-01T00:00:00Z --reason 'a test'",
         ],
     )
     parser.add_argument(
         "what",
+        nargs="?",
         metavar="WHAT",
         help="an event, PRODUCER-SEQUENCE, or a correction by its position: 1.42",
+    )
+    parser.add_argument("--producer", metavar="ID", help="events of this producer, 32 hex digits")
+    parser.add_argument("--source", help="events from this application")
+    parser.add_argument("--key", help="the event with this idempotency key")
+    parser.add_argument("--dimension", help="events of this dimension")
+    parser.add_argument("--tenant", help='events of this tenant; "" for events without one')
+    parser.add_argument(
+        "--tag",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="events with this tag; may be repeated",
+    )
+    parser.add_argument(
+        "--from", dest="start", type=moment, metavar="TIME", help="events from this moment on"
+    )
+    parser.add_argument(
+        "--to", dest="end", type=moment, metavar="TIME", help="events before this moment"
     )
     _add_common(parser)
 
@@ -98,8 +120,33 @@ def _adjust(arguments: Namespace) -> int:
 
 
 def _void(arguments: Namespace) -> int:
-    reply = _send(arguments, {"void": arguments.what})
+    chosen = _chosen(arguments)
+    if (arguments.what is None) == (not chosen):
+        raise Failure(
+            "expected either WHAT to take back, or options that choose events: --producer, "
+            "--source, --key, --dimension, --tenant, --tag, --from, --to",
+            Exit.USAGE,
+        )
+    document: Document = {"void_where": chosen} if chosen else {"void": arguments.what}
+    reply = _send(arguments, document)
     return _say(arguments, reply, "taken back")
+
+
+def _chosen(arguments: Namespace) -> Document:
+    """The choice of events that the options make."""
+    chosen: Document = {
+        name: text
+        for name in ("producer", "source", "key", "dimension")
+        if (text := getattr(arguments, name)) is not None
+    }
+    if arguments.tenant is not None:
+        chosen["tenant"] = arguments.tenant or None
+    if arguments.tag:
+        chosen["tags"] = tags_of(arguments.tag, "--tag")
+    for name, time in (("from", arguments.start), ("to", arguments.end)):
+        if time is not None:
+            chosen[name] = time.isoformat()
+    return chosen
 
 
 def _send(arguments: Namespace, document: Document) -> Reply:

@@ -59,6 +59,27 @@ def test_a_void_is_stored_and_voided(tallybook: Command, endpoint: str) -> None:
     assert corrections(endpoint)[-1]["voids"] == ran.out.strip()
 
 
+def test_events_are_chosen_by_options(tallybook: Command, endpoint: str) -> None:
+    """All of those that pass; nobody is a tenant, too."""
+    for at in range(3):
+        event = {"dimension": "trials", "id": f"trial-{at}", "source": "trial", "tags": {"n": at}}
+        httpx.post(f"{endpoint}/v1/events", json=event).raise_for_status()
+    ran = tallybook(
+        *("void", "--source", "trial", "--tenant", "", "--tag", "n=1", "--dimension", "trials"),
+        *("--from", "2026-01-01T00:00:00Z", "--reason", "a test", "--json"),
+        *("--endpoint", endpoint),
+    )
+    assert (ran.code, ran.json["events"]) == (0, 1)
+
+
+@pytest.mark.parametrize("options", [[], ["1.2", "--source", "trial"]])
+def test_a_void_names_one_thing_or_chooses_events(tallybook: Command, options: list[str]) -> None:
+    """Neither is a mistake, and so is both."""
+    ran = tallybook("void", *options, "--reason", "r", "--endpoint", NOWHERE)
+    assert ran.code == 2
+    assert "expected either WHAT" in ran.words
+
+
 def test_a_refusal_is_a_sentence(tallybook: Command, endpoint: str) -> None:
     """With the server's words, and exit code 2."""
     ran = tallybook("adjust", "seatz", "1", "--reason", "r", "--endpoint", endpoint)

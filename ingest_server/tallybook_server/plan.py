@@ -161,9 +161,11 @@ def _how(query: UsageQuery, rule: Declaration) -> How:
             asked,
         )
     aggregation = asked or rule.aggregation
+    # Who names `unique` and no tag means the value, whatever is declared.
+    declared = rule.unique_of if asked is None else None
     return How(
         aggregation,
-        query.unique_of or rule.unique_of if aggregation == "unique" else None,
+        query.unique_of or declared if aggregation == "unique" else None,
         query.percentile or rule.percentile if aggregation == "percentile" else None,
         rule.unit,
     )

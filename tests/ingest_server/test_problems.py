@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tallybook_server.catalogue import UnfitAggregation
 from tallybook_server.ledger import LedgerFull, TooManyRows
 from tallybook_server.problems import CONTENT_TYPE, PROBLEMS, Problem, nearest
 from tests.ingest_server.conftest import BLOCKS, PRODUCER, Running, Start, block_of
@@ -145,10 +144,7 @@ PROVOKED: dict[str, Provoke] = {
     "parameters-conflict": _get("/v1/usage?dimension=a&aggregation=sum&unique_of=value"),
     "cursor-invalid": _get("/v1/usage?dimension=calls&cursor=x"),
     "not-acceptable": _get("/v1/usage?dimension=calls", Accept="text/html"),
-    "aggregation-unfit": _get(
-        "/v1/usage?dimension=seats&aggregation=sum",
-        fault=UnfitAggregation("a level", "seats", "last", "sum"),
-    ),
+    "aggregation-unfit": _usage("aggregation=sum", {"aggregation": "last"}),
     "time-zone-unknown": _get("/v1/usage?dimension=calls&time_zone=Mars"),
     "too-many-rows": _get("/v1/usage?dimension=calls", fault=TooManyRows("100,001 rows")),
     "rule-changes": _usage("", {"aggregation": "max", "from": "2026-01-15T00:00:00Z"}),

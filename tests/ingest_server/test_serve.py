@@ -91,6 +91,7 @@ def test_a_begun_request_is_finished_before_the_end(tmp_path: Path) -> None:
     ledger = FaultyLedger(settings.book)
     ledger.gate, ledger.asked = threading.Event(), threading.Event()
     with serving(ledger, settings) as url:
+        httpx.put(f"{url}/v1/dimensions/a", json={}).raise_for_status()
         asker = threading.Thread(
             target=lambda: answers.append(httpx.get(f"{url}/v1/usage?dimension=a").status_code)
         )

@@ -7,6 +7,7 @@ Parquet. Both ways of asking become one `UsageQuestion`, and one set of checks m
 
     routes                        HTTP: reading, asking the ledger, refusing, answering
     answer  flat  parquet         an answer's bytes, by format
+    asking                        the ledger, and what it refuses
     formats                       which format is asked for
     pages                         cursors: where the next page begins
     written                       a question as a URL

@@ -15,22 +15,15 @@ from anyio import CapacityLimiter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tallybook.event import format_time
 from tallybook_server.body import BodyBudget, Bound, read_body
-from tallybook_server.catalogue import (
-    OVERRIDES,
-    RuleChanges,
-    UnfitAggregation,
-    UnknownDimension,
-)
-from tallybook_server.ledger import Ledger, PositionUnknown, TooManyRows
+from tallybook_server.ledger import Ledger
 from tallybook_server.limits import LINK_BYTES_MAX
-from tallybook_server.parameters import invalid
-from tallybook_server.problems import Problem, nearest
-from tallybook_server.question import Aggregation, UnanswerableQuestion, Usage
+from tallybook_server.problems import Problem
+from tallybook_server.question import Usage
 from tallybook_server.settings import Settings
 from tallybook_server.usage.answer import answer_json, shown_time
 from tallybook_server.usage.asked import UsageQuestion, read_question
+from tallybook_server.usage.asking import ask_ledger
 from tallybook_server.usage.checks import query_of
 from tallybook_server.usage.flat import answer_csv, answer_ndjson
 from tallybook_server.usage.formats import CSV, JSON, NDJSON, Format, accepted, by_suffix
@@ -41,8 +34,6 @@ from tallybook_server.usage.written import written_question
 __all__ = ["UsageRoutes", "page_asked"]
 
 _JSON: Final = "application/json"
-_PARAMETERS: Final = {"start": "from", "end": "to"}
-"""The fields of a query whose parameters have other names."""
 
 
 class UsageRoutes:
@@ -102,7 +93,7 @@ class UsageRoutes:
                 f"explain has its place in JSON, and the answer is to be {form.media_type}",
                 more={"parameters": ["explain"]},
             )
-        usage = _ask(self._ledger, page)
+        usage = ask_ledger(self._ledger, page)
         cursor = page.next_cursor(usage.position, len(usage.rows)) if usage.more else None
         body = _body(page, usage, cursor, form)
         return Response(body, headers=_headers(usage, cursor, form, url))
@@ -125,57 +116,6 @@ def _format(request: Request) -> Format:
     # Several fields of one name are one list: RFC 9110 section 5.3.
     fields = request.headers.getlist("accept")
     return accepted(",".join(fields) if fields else None)
-
-
-def _ask(ledger: Ledger, page: Page) -> Usage:
-    query = page.query
-    try:
-        usage = ledger.aggregate(query)
-    except TooManyRows as error:
-        raise Problem("too-many-rows", str(error), more={"rows_max": query.limit}) from None
-    except UnknownDimension as error:
-        raise Problem(
-            "dimension-unknown",
-            f"{error}.{nearest(error.dimension, error.known)}",
-            more={"parameter": "dimension", "dimension": error.dimension},
-        ) from None
-    except UnfitAggregation as error:
-        raise Problem(
-            "aggregation-unfit",
-            str(error),
-            more={
-                "parameter": "aggregation",
-                "dimension": error.dimension,
-                "declared": error.declared,
-                "available": _fitting(error.declared),
-            },
-        ) from None
-    except RuleChanges as error:
-        raise Problem(
-            "rule-changes",
-            str(error),
-            more={"dimension": error.dimension, "moment": format_time(error.moment)},
-        ) from None
-    except PositionUnknown as error:
-        raise Problem(
-            "position-unknown", str(error), more={"parameter": "as_of", "head": str(error.head)}
-        ) from None
-    except UnanswerableQuestion as error:
-        name = _PARAMETERS.get(error.field, error.field)
-        raise invalid(name, str(error)) from None
-    if usage.more and page.is_whole:
-        raise Problem(
-            "too-many-rows",
-            f"the answer has more than {query.limit} rows, and an answer is never cut unasked; "
-            f"for pages, set limit",
-            more={"rows_max": query.limit},
-        )
-    return usage
-
-
-def _fitting(declared: str) -> list[Aggregation]:
-    """What may be asked of a dimension that is declared so."""
-    return [one for name, fitting in OVERRIDES.items() if name == declared for one in fitting]
 
 
 # -- the answer ----------------------------------------------------------------------------

@@ -140,6 +140,15 @@ def test_the_question_overrules_what_is_counted(desk: Desk) -> None:
     assert (ask(), ask(unique_of="ip"), ask(aggregation="sum")) == ("3", "1", "45")
 
 
+def test_unique_that_is_asked_for_without_a_tag_is_of_the_value(desk: Desk) -> None:
+    """Also where a tag is declared: else nobody could ask for the value."""
+    desk.send(block(1, *(event(at, tags={"user": "u"}) for at in range(10))))
+    declare(desk, "api.calls", "unique", unique_of="user")
+    usage = desk.ledger.aggregate(UsageQuery(("api.calls",), aggregation="unique"))
+    assert usage.rows[0].value == "10"
+    assert usage.rules == [AppliedRule("api.calls", "", "unique")]
+
+
 def test_a_dimension_that_nobody_knows_is_an_error(desk: Desk, where: str) -> None:
     """A typing mistake is no month without usage; the error knows the others."""
     declare(desk, "seats", "last")

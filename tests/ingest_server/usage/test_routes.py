@@ -15,7 +15,6 @@ import duckdb
 import httpx
 import pytest
 
-from tallybook_server.catalogue import UnfitAggregation, UnknownDimension
 from tallybook_server.question import AppliedRule, Position, Usage, UsageRow
 from tests.ingest_server.conftest import Running, Start
 
@@ -87,6 +86,33 @@ def test_groups_and_filters_reach_the_ledger(server: Running) -> None:
     assert server.usage(aggregation="count") == "4"
 
 
+@pytest.mark.parametrize(
+    ("filters", "total"),
+    [
+        ("tag.region=eu&tag.region=us", "3.5"),
+        ("not.tag.region=eu", "14"),
+        ("prefix.tag.region=e", "1.5"),
+        ("exists.tag.region=true", "3.5"),
+        ("exists.tag.region=false", "12"),
+        ("exists.tag.region=true&not.tag.region=eu", "2"),
+    ],
+)
+def test_every_filter_reaches_the_ledger(server: Running, filters: str, total: str) -> None:
+    """An event without the tag is not one of another value that is asked for."""
+    server.post(EVENTS)
+    (row,) = server.http.get(f"/v1/usage?dimension=calls&{filters}").json()["data"]
+    assert row["value"] == total
+
+
+def test_top_and_order_reach_the_ledger(server: Running) -> None:
+    """The largest two; the smallest first."""
+    server.post(EVENTS)
+    top = server.http.get("/v1/usage", params=BY_TENANT | {"top": 2}).json()["data"]
+    assert [row["value"] for row in top] == ["8", "4"]
+    rising = server.http.get("/v1/usage", params=BY_TENANT | {"order": "value"}).json()["data"]
+    assert [row["value"] for row in rising] == ["3.5", "4", "8"]
+
+
 def test_json_is_answered_like_a_url(server: Running) -> None:
     """The same question, the same document."""
     server.post(EVENTS)
@@ -137,22 +163,87 @@ def test_a_field_that_does_not_exist_is_refused(shared: Running) -> None:
 # -- refusals of the ledger ----------------------------------------------------------------
 
 
+def declare(server: Running, name: str, **fields: object) -> None:
+    """Declare a dimension."""
+    server.http.put(f"/v1/dimensions/{name}", json=fields).raise_for_status()
+
+
 def test_an_unknown_dimension_is_not_found(server: Running) -> None:
     """With the name that it is like."""
-    server.ledger.fault = UnknownDimension("cals", ["bytes", "calls"])
+    server.post(EVENTS)
     answer = server.http.get("/v1/usage?dimension=cals")
     assert slug_of(answer) == (404, "dimension-unknown")
     assert answer.json()["dimension"] == "cals"
     assert answer.json()["detail"] == "there is no dimension 'cals'. Did you mean 'calls'?"
 
 
+def test_a_declared_dimension_without_events_is_an_empty_answer(server: Running) -> None:
+    """It is known, and nobody used it."""
+    declare(server, "seats", aggregation="last")
+    assert server.http.get("/v1/usage?dimension=seats").json()["data"] == []
+
+
 def test_an_aggregation_that_does_not_fit_is_refused(server: Running) -> None:
     """With what is declared, and what would fit."""
-    server.ledger.fault = UnfitAggregation("seats is a level", "seats", "last", "sum")
+    declare(server, "seats", aggregation="last")
     answer = server.http.get("/v1/usage?dimension=seats&aggregation=sum")
     assert slug_of(answer) == (422, "aggregation-unfit")
     assert answer.json()["declared"] == "last"
     assert "time_weighted" in answer.json()["available"]
+
+
+def test_a_rule_that_changes_within_a_row_is_refused(server: Running) -> None:
+    """With the moment, so that the question can be cut there."""
+    declare(server, "calls", aggregation="sum")
+    declare(server, "calls", aggregation="max", **{"from": "2026-01-02T00:00:00Z"})
+    answer = server.http.get("/v1/usage?dimension=calls")
+    assert slug_of(answer) == (422, "rule-changes")
+    assert answer.json()["moment"] == "2026-01-02T00:00:00Z"
+
+
+def test_a_rule_that_changes_between_rows_is_named(server: Running) -> None:
+    """Each window by its own; a table names it in each row."""
+    server.post(EVENTS)
+    declare(server, "calls", unit="call")
+    declare(server, "calls", aggregation="max", **{"from": "2026-01-02T00:00:00Z"})
+    days = "dimension=calls&window=day&from=2026-01-01T00:00:00Z&to=2026-01-03T00:00:00Z"
+    document = server.http.get(f"/v1/usage?{days}").json()
+    assert [(rule["aggregation"], rule["from"]) for rule in document["rules"]] == [
+        ("sum", None),
+        ("max", "2026-01-02T00:00:00Z"),
+    ]
+    rows = csv.DictReader(io.StringIO(server.http.get(f"/v1/usage.csv?{days}").text, newline=""))
+    assert [(row["aggregation"], row["unit"], row["value"]) for row in rows] == [
+        ("sum", "call", "3.5"),
+        ("max", "", "8"),
+    ]
+
+
+def test_a_declared_level_needs_an_end(server: Running) -> None:
+    """Nothing in the question says so, but the declaration does."""
+    declare(server, "seats", aggregation="time_weighted")
+    answer = server.http.get("/v1/usage?dimension=seats")
+    assert slug_of(answer) == (400, "parameter-missing")
+    assert answer.json()["parameter"] == "to"
+
+
+def test_a_position_beyond_the_head_is_refused(server: Running) -> None:
+    """With the last one that there is."""
+    server.post(EVENTS)
+    answer = server.http.get("/v1/usage?dimension=calls&as_of=1.999")
+    assert slug_of(answer) == (422, "position-unknown")
+    assert answer.json()["head"] == str(server.ledger.position())
+
+
+def test_an_earlier_answer_is_given_again(server: Running) -> None:
+    """By the position that it named, whatever came later."""
+    server.post(EVENTS)
+    before = server.http.get("/v1/usage", params=BY_TENANT).json()
+    server.post('{"dimension": "calls", "id": "5", "source": "api", "tenant": "acme"}')
+    again = {"as_of": before["position"]}
+    after = server.http.get("/v1/usage", params=BY_TENANT | again).json()
+    assert (after["data"], after["position"]) == (before["data"], before["position"])
+    assert server.http.get("/v1/usage", params=BY_TENANT).json()["data"] != before["data"]
 
 
 # -- pages ---------------------------------------------------------------------------------
@@ -177,6 +268,19 @@ def test_all_pages_have_each_row_once(paged: Running) -> None:
         values += [row["value"] for row in page["data"]]
         cursor = page["next"]
     assert (values, cursor) == ([str(n) for n in range(25)], None)
+
+
+def test_pages_of_the_real_ledger_stay_together(server: Running) -> None:
+    """A tenant that comes in front of all others between two pages moves no row."""
+    server.post(EVENTS)
+    values: list[str] = []
+    cursor: str | None = None
+    for number in range(3):
+        page = ask(server, BY_TENANT | {"limit": 1, "cursor": cursor}).json()
+        values += [row["value"] for row in page["data"]]
+        cursor = page["next"]
+        server.post(f'{{"dimension": "calls", "id": "n{number}", "source": "api", "tenant": "a"}}')
+    assert (sorted(values), cursor) == (["3.5", "4", "8"], None)
 
 
 def test_a_cursor_of_a_url_goes_on_as_json(paged: Running) -> None:
@@ -323,11 +427,17 @@ def test_the_same_numbers_are_in_every_format(server: Running, tmp_path: Path) -
     assert dict(found) == expected == {"acme": "3.5", "zeta": "4", None: "8"}
 
 
-def test_an_explanation_has_its_place_in_json(paged: Running) -> None:
-    """Elsewhere it would be passed over."""
+def test_an_explanation_says_what_was_read(server: Running) -> None:
+    """In JSON; four events that are not sealed yet."""
+    server.post(EVENTS)
+    explanation = server.http.get("/v1/usage?dimension=calls&explain=true").json()["explanation"]
+    assert (explanation["tail_rows"], explanation["segments"]) == (4, [])
+
+
+def test_an_explanation_has_no_place_in_a_table(paged: Running) -> None:
+    """There it would be passed over."""
     answer = paged.http.get("/v1/usage.csv?dimension=calls&explain=true")
     assert slug_of(answer) == (400, "parameters-conflict")
-    assert paged.http.get("/v1/usage?dimension=calls&explain=true").status_code == 200
 
 
 def test_a_question_as_json_keeps_nobody_waiting(start: Start) -> None:

@@ -40,6 +40,7 @@ from tallybook_server.listings import (
     answer_verify,
 )
 from tallybook_server.problems import PROBLEMS, Problem, problem_page
+from tallybook_server.proofs import answer_checkpoint, answer_checkpoints, answer_proof
 from tallybook_server.settings import Settings
 from tallybook_server.stream import Streams
 from tallybook_server.usage import UsageRoutes
@@ -74,6 +75,7 @@ def create_app(
     dimensions = Dimensions(ledger, settings, budget)
     queries = CapacityLimiter(settings.queries_max)
     usage = UsageRoutes(ledger, settings, budget, queries)
+    proving = CapacityLimiter(1)
     verifying = CapacityLimiter(1)  # It takes minutes, and must not keep questions waiting.
 
     def ask(answer: _Answer, limiter: CapacityLimiter) -> Callable[[Request], object]:
@@ -84,13 +86,18 @@ def create_app(
 
         return endpoint
 
-    async def event(request: Request) -> Response:
-        query_string: bytes = request.scope["query_string"]
-        name: str = request.path_params["id"]
-        body = await anyio.to_thread.run_sync(
-            answer_event, ledger, name, query_string, limiter=queries
-        )
-        return Response(body, media_type="application/json")
+    def ask_of_event(
+        answer: Callable[[Ledger, str, bytes], bytes], limiter: CapacityLimiter
+    ) -> Callable[[Request], object]:
+        async def endpoint(request: Request) -> Response:
+            query_string: bytes = request.scope["query_string"]
+            name: str = request.path_params["id"]
+            body = await anyio.to_thread.run_sync(
+                answer, ledger, name, query_string, limiter=limiter
+            )
+            return Response(body, media_type="application/json")
+
+        return endpoint
 
     streams = Streams(ledger, settings, stopping or asyncio.Event())
     routes = [
@@ -107,7 +114,10 @@ def create_app(
         Route("/v1/dimensions/{name}", dimensions.get, methods=["GET"]),
         Route("/v1/dimensions/{name}", dimensions.put, methods=["PUT"]),
         Route("/v1/events/stream", streams, methods=["GET"]),
-        Route("/v1/events/{id}", event, methods=["GET"]),
+        Route("/v1/events/{id}", ask_of_event(answer_event, queries), methods=["GET"]),
+        Route("/v1/events/{id}/proof", ask_of_event(answer_proof, proving), methods=["GET"]),
+        Route("/v1/checkpoints", ask(answer_checkpoint, proving), methods=["POST"]),
+        Route("/v1/checkpoints", ask(answer_checkpoints, queries), methods=["GET"]),
         Route("/v1/rejections", ask(answer_rejections, queries), methods=["GET"]),
         Route("/v1/producers", ask(answer_producers, queries), methods=["GET"]),
         Route("/v1/verify", ask(answer_verify, verifying), methods=["GET"]),

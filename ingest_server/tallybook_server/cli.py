@@ -31,6 +31,7 @@ from tallybook.cli.output import (
 from tallybook.cli.parser import Commands, add_command
 from tallybook.cli.version import missing_of_server
 from tallybook.errors import InvalidSetting
+from tallybook_server import proving
 from tallybook_server.demo import command as demo
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def register(commands: Commands) -> None:
     """Declare the server's commands."""
     _register_serve(commands)
     _register_verify(commands)
+    proving.register(commands)
     demo.register(commands, needs_server)
 
 

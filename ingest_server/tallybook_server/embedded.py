@@ -59,6 +59,7 @@ from tallybook_server.limits import (
     TAIL_EVENTS_MAX,
 )
 from tallybook_server.producers import completeness, reports
+from tallybook_server.proof import Checkpoint, EventProof, Unproven
 from tallybook_server.prover import Prover
 from tallybook_server.query import aggregate
 from tallybook_server.question import UnanswerableQuestion
@@ -349,6 +350,21 @@ class EmbeddedLedger:
         """Every producer, the last seen first."""
         now = self.writer.now()
         return self.writer.run(lambda journal: reports(journal, now, self._silent_seconds)).result()
+
+    def checkpoint(self) -> Checkpoint:
+        """A statement about the whole ledger as it is. See `Ledger.checkpoint`."""
+        return self.prover.checkpoint()
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint that was made, in the ledger's order."""
+        return self.prover.checkpoints()
+
+    def prove(self, name: EventId | Place, position: int | None = None) -> EventProof:
+        """The way from an event to a checkpoint's root. See `Ledger.prove`."""
+        found = self.find(name)
+        if found is None or found.producer is None or found.sequence is None:
+            raise Unproven(f"there is no event {name}")
+        return self.prover.prove(EventId(found.producer, found.sequence), found.position, position)
 
     def verify(self) -> Iterator[Finding]:
         """Everything that is wrong with the ledger; nothing, if all is well."""

@@ -30,6 +30,7 @@ __all__ = [
     "answer_event",
     "answer_events",
     "listed",
+    "name_invalid",
 ]
 
 
@@ -226,15 +227,20 @@ def answer_event(ledger: Ledger, name: str, query_string: bytes) -> bytes:
     Parameters(query_string, ())
     wanted = read_event_name(name)
     if wanted is None:
-        raise Problem(
-            "event-name-invalid",
-            f"the event is called {name[:80]!r}; expected <producer>-<sequence>, 32 hex digits "
-            "and a number, or a cursor, <position>.<index>",
-        )
+        raise name_invalid(name)
     found = ledger.find(wanted)
     if found is None:
         raise Problem("event-unknown", _unknown(wanted, ledger.position()))
     return _answer(found, ledger.position().incarnation).model_dump_json().encode()
+
+
+def name_invalid(name: str) -> Problem:
+    """The problem with a name that no event can have."""
+    return Problem(
+        "event-name-invalid",
+        f"the event is called {name[:80]!r}; expected <producer>-<sequence>, 32 hex digits "
+        "and a number, or a cursor, <position>.<index>",
+    )
 
 
 def _unknown(wanted: EventId | Place, head: Position) -> str:

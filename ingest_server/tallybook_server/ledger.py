@@ -19,6 +19,7 @@ from tallybook.wire import Announcement, Exceptions, Receipt
 from tallybook_server.catalogue import Catalogue, Declaration
 from tallybook_server.correction import Adjustment, Void
 from tallybook_server.event_filter import EVERY_EVENT, EventFilter, EventId, Place
+from tallybook_server.proof import Checkpoint, EventProof
 from tallybook_server.question import Position, Usage, UsageQuery, UsageRow
 
 __all__ = [
@@ -489,6 +490,29 @@ class Ledger(Protocol):
 
     def producers(self) -> list[ProducerReport]:
         """Every producer, the last seen first."""
+        ...
+
+    def checkpoint(self) -> Checkpoint:
+        """
+        A statement about the whole ledger as it is, to be given away.
+
+        Raises:
+            LedgerFull: The disk refused; nothing was stated.
+        """
+        ...
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint that was made, in the ledger's order."""
+        ...
+
+    def prove(self, name: EventId | Place, position: int | None = None) -> EventProof:
+        """
+        The way from an event to the checkpoint at *position*; None: the newest.
+
+        Raises:
+            CheckpointUnknown: There is none.
+            Unproven: The event does not count, or came behind the checkpoint.
+        """
         ...
 
     def verify(self) -> Iterator[Finding]:

@@ -252,6 +252,18 @@ REQUEST_PROBLEMS: Final = (
         "Choose less time, or a whole producer: neighbouring events are one place.",
     ),
     ProblemType(
+        "checkpoint-unknown",
+        "There is no such checkpoint.",
+        404,
+        "Make one with POST /v1/checkpoints and publish it; GET /v1/checkpoints lists them.",
+    ),
+    ProblemType(
+        "unproven",
+        "The event is not among those that the checkpoint covers.",
+        404,
+        "Check the event's name. If it was recorded after the checkpoint, make a newer one.",
+    ),
+    ProblemType(
         "already-voided",
         "It was taken back before.",
         409,

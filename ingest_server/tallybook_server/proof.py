@@ -28,9 +28,11 @@ from tallybook_server.rfc3339 import read_rfc3339
 
 __all__ = [
     "Checkpoint",
+    "CheckpointUnknown",
     "EventProof",
     "ProofWrong",
     "ProvenEvent",
+    "Unproven",
     "check",
     "leaf",
     "path",
@@ -46,6 +48,14 @@ EMPTY_ROOT: Final = hashlib.sha256().digest()
 
 class ProofWrong(TallybookError):
     """A proof does not show what it claims; the message says which step fails."""
+
+
+class CheckpointUnknown(TallybookError):
+    """There is no checkpoint at this position."""
+
+
+class Unproven(TallybookError):
+    """The event is not in the ledger, does not count, or came behind the checkpoint."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,26 +17,28 @@ from typing import Final, Protocol
 
 import msgspec
 
-from tallybook.errors import InvariantBroken, TallybookError
+from tallybook.errors import InvariantBroken
 from tallybook.event import format_time
 from tallybook_server.journal import Journal
 from tallybook_server.ledger import EventId, LedgerEvent
 from tallybook_server.limits import PROOF_GROUP_ENTRIES, SCAN_EVENTS
-from tallybook_server.proof import Checkpoint, EventProof, ProvenEvent, leaf, path, root, salt_of
+from tallybook_server.proof import (
+    Checkpoint,
+    CheckpointUnknown,
+    EventProof,
+    ProvenEvent,
+    Unproven,
+    leaf,
+    path,
+    root,
+    salt_of,
+)
 from tallybook_server.question import Position
 from tallybook_server.writer import Writer
 
-__all__ = ["CheckpointUnknown", "Prover", "Unproven"]
+__all__ = ["Prover"]
 
 _BEYOND: Final = 1 << 31
-
-
-class CheckpointUnknown(TallybookError):
-    """There is no checkpoint at this position."""
-
-
-class Unproven(TallybookError):
-    """The event is not in the ledger, does not count, or came behind the checkpoint."""
 
 
 class _Scan(Protocol):

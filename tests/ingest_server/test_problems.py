@@ -97,6 +97,19 @@ def _usage(parameters: str, *declarations: dict[str, object]) -> Provoke:
     return provoke
 
 
+def _prove(*first: str) -> Provoke:
+    """What the question for the proof of a later event is answered with."""
+
+    def provoke(start: Start) -> bytes:
+        server = start()
+        for path in first:
+            server.http.post(f"/{path}").raise_for_status()
+        server.post_blocks(block_of(1)).raise_for_status()
+        return server.http.get(f"/v1/events/{PRODUCER.hex()}-1/proof").content
+
+    return provoke
+
+
 def _scattered(start: Start) -> bytes:
     server = start()
     server.post_blocks(block_of(1)).raise_for_status()
@@ -154,6 +167,8 @@ PROVOKED: dict[str, Provoke] = {
     "correction-conflict": _correct(CREDIT, CREDIT | {"value": 2}),
     "correction-unfit": _correct(CREDIT, aggregation="last"),
     "too-many-places": _scattered,
+    "checkpoint-unknown": _prove(),
+    "unproven": _prove("v1/checkpoints"),
     "already-voided": _correct(VOID, VOID | {"id": "w"}),
     "nothing-to-void": _correct(VOID | {"void": "1.1"}),
     "event-name-invalid": _get("/v1/events/17"),

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from tallybook.errors import InvariantBroken
 from tallybook_server.ledger import EventId, VoidRequest
-from tallybook_server.proof import Checkpoint, EventProof, ProofWrong, check, path, root
-from tallybook_server.prover import CheckpointUnknown, Prover, Unproven
+from tallybook_server.proof import (
+    Checkpoint,
+    CheckpointUnknown,
+    EventProof,
+    ProofWrong,
+    Unproven,
+    check,
+    path,
+    root,
+)
+from tallybook_server.prover import Prover
 from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
 
 

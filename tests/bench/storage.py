@@ -151,7 +151,7 @@ def _read_back(ledger: EmbeddedLedger, position: int, sent: Sent) -> list[str]:
         content = (event.dimension, event.tenant, event.value, event.time, dict(event.tags))
         wanted = (fact.dimension, fact.tenant, (fact.mantissa, fact.scale), fact.time, fact.tags)
         if place != (position, index, sent.producer, sent.first + index) or content != wanted:
-            return [f"entry {position}: {one} came back for {fact}"]
+            return [f"event {index} of entry {position} is not the one that was sent"]
     return []
 
 

@@ -1,9 +1,10 @@
 """
 tallybook, measured side by side with the alternatives on this machine.
 
-    nox -s bench                        everything, about ten minutes
-    nox -s bench -- record --quick      one benchmark, some seconds
-    nox -s bench -- --json              one JSON document
+    nox -s bench                              everything, about an hour
+    nox -s bench -- record --quick            one benchmark, some seconds
+    nox -s bench -- growth --events 20000000  another size than its own
+    nox -s bench -- --json                    one JSON document
 
 The exit code is 1 when a count was not exact, whatever the figures are: speed is judged by
 a reader, counting by the program.
@@ -24,17 +25,27 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.flat_out import run as run_queue
+from tests.bench.growth import run as run_growth
 from tests.bench.ingest import run as run_ingest
 from tests.bench.latency import run as run_latency
 from tests.bench.middleware import run as run_middleware
+from tests.bench.mixed import run as run_mixed
 from tests.bench.pipeline import run as run_pipeline
+from tests.bench.query import run as run_query
 from tests.bench.record import run as run_record
 from tests.bench.stages import run_stages
+from tests.bench.storage import run as run_storage
 from tests.bench.table import Table
 
 
 class _Benchmark(Protocol):
     def __call__(self, *, quick: bool) -> Table: ...
+
+
+class _Sized(Protocol):
+    """One that takes a number of events."""
+
+    def __call__(self, *, quick: bool, events: int | None = None) -> Table: ...
 
 
 _BENCHMARKS: Final[dict[str, _Benchmark]] = {
@@ -45,7 +56,12 @@ _BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "ingest": run_ingest,
     "stages": run_stages,
     "pipeline": run_pipeline,
+    "storage": run_storage,
+    "mixed": run_mixed,
 }
+_SIZED: Final[dict[str, _Sized]] = {"query": run_query, "growth": run_growth}
+_EVENTS_MIN: Final = 10_000
+_NAMES: Final = (*_BENCHMARKS, *_SIZED)
 
 
 def main() -> int:
@@ -55,19 +71,29 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ", ".join(_BENCHMARKS)
+    names = ", ".join(_NAMES)
     parser.add_argument("name", nargs="*", help=f"which: {names}; all of them if none is named")
     parser.add_argument("--quick", action="store_true", help="shorter, and less to be trusted")
+    parser.add_argument("--events", type=int, help=f"how many, with {' and '.join(_SIZED)}")
     parser.add_argument("--json", action="store_true", help="one document instead of tables")
     arguments = parser.parse_args()
-    unknown = set(arguments.name) - set(_BENCHMARKS)
+    unknown = set(arguments.name) - set(_NAMES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {names}")
+    chosen: list[str] = arguments.name or list(_NAMES)
+    if arguments.events is not None:
+        if arguments.events < _EVENTS_MIN:
+            parser.error(f"--events is {arguments.events}; expected at least {_EVENTS_MIN}")
+        if unsized := sorted(set(chosen) - set(_SIZED)):
+            parser.error(f"--events means nothing to {', '.join(unsized)}; name others")
     for variable in [name for name in os.environ if name.startswith("TALLYBOOK_")]:
         del os.environ[variable]
     tables = []
-    for name in arguments.name or _BENCHMARKS:
-        table = _BENCHMARKS[name](quick=arguments.quick)
+    for name in chosen:
+        if name in _SIZED:
+            table = _SIZED[name](quick=arguments.quick, events=arguments.events)
+        else:
+            table = _BENCHMARKS[name](quick=arguments.quick)
         tables.append(table)
         if not arguments.json:
             print(table.text(), end="\n\n", flush=True)

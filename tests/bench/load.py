@@ -2,7 +2,8 @@
 Senders, in a process of their own: prepared bodies over plain sockets.
 
 They do as little as they can, since they share the machine with what they measure. Bodies
-are prepared once per process; what must be new in each, a name or an id, is put in on the way.
+are prepared once per process; what must be new in each, a name, an id or a time, is put in on
+the way.
 """
 
 from __future__ import annotations
@@ -13,16 +14,33 @@ import socket
 import threading
 import time
 from functools import cache
-from itertools import count
+from itertools import count as count_from
+from itertools import islice
 from typing import Final, Literal, NamedTuple, Protocol
 
 from tallybook.wire import CONTENT_TYPE
-from tests.bench.data import Producer, Tags, block_of, draw_facts
+from tests.bench.data import BLOCK_EVENTS, Producer, Tags, block_of, draw_facts
+from tests.bench.timeline import Timeline
 
-__all__ = ["Load", "Loaded", "prepare", "send"]
+__all__ = ["Load", "Loaded", "Stretch", "prepare", "send"]
 
-BLOCK_EVENTS: Final = 1_000
+_WHERE: Final = {"blocks": ("/v1/events", CONTENT_TYPE), "json": ("/events", "application/json")}
 _BUSY_SECONDS: Final = 0.05
+
+
+class Stretch(NamedTuple):
+    """
+    A part of a timeline, in place of the blocks that are always the same.
+
+    Attributes:
+        timeline: Of which.
+        first: The first block of it.
+        behind: The first block that no longer belongs to it.
+    """
+
+    timeline: Timeline
+    first: int
+    behind: int
 
 
 class Load(NamedTuple):
@@ -32,12 +50,14 @@ class Load(NamedTuple):
     Attributes:
         port: Where to.
         kind: Blocks for tallybook, or JSON lists for FastAPI.
-        seconds: For how long.
+        seconds: For how long; a stretch ends earlier when all of it is sent.
         tags: Which events.
         pool: How many prepared bodies take turns.
         blocks: Blocks in a request.
         connections: Senders, each with one request under way.
         seed: Another one for every load of one ledger: producers and ids follow from it.
+        stretch: Which blocks to send, instead of `tags` and `pool`.
+        rate: Events per second of all connections, or None: as fast as they are taken.
     """
 
     port: int
@@ -48,6 +68,8 @@ class Load(NamedTuple):
     seed: int
     blocks: int = 1
     connections: int = 2
+    stretch: Stretch | None = None
+    rate: float | None = None
 
 
 class Loaded(NamedTuple):
@@ -61,7 +83,9 @@ class Loaded(NamedTuple):
 
 
 class _Bodies(Protocol):
-    def next(self) -> bytes: ...
+    def next(self) -> tuple[bytes, int] | None:
+        """A body, and how many events are in it; None behind the last one."""
+        ...
 
 
 @cache
@@ -94,9 +118,14 @@ def _lists(tags: Tags, pool: int) -> list[list[bytes]]:
     return lists
 
 
-def prepare(kind: Literal["blocks", "json"], tags: Tags, pool: int) -> int:
-    """Have the bodies ready; how many."""
-    return len(_blocks(tags, pool) if kind == "blocks" else _lists(tags, pool))
+def prepare(load: Load) -> None:
+    """Have the bodies ready."""
+    if load.kind == "json":
+        _lists(load.tags, load.pool)
+    elif load.stretch is None:
+        _blocks(load.tags, load.pool)
+    else:
+        load.stretch.timeline.prepare()
 
 
 class _BlockBodies:
@@ -106,31 +135,56 @@ class _BlockBodies:
         self._at = sender * len(self._pool) // load.connections
         self._blocks = load.blocks
 
-    def next(self) -> bytes:
+    def next(self) -> tuple[bytes, int]:
         pool = self._pool
         chosen = [pool[(self._at + n) % len(pool)] for n in range(self._blocks)]
         self._at += self._blocks
-        return self._producer.request(chosen)
+        return self._producer.request(chosen), BLOCK_EVENTS * self._blocks
+
+
+class _StretchBodies:
+    """Of a stretch, each connection sends every so-manieth block, in the order of time."""
+
+    def __init__(self, load: Load, stretch: Stretch, sender: int) -> None:
+        self._producer = Producer(load.seed * 100 + sender)
+        self._timeline = stretch.timeline
+        self._numbers = iter(range(stretch.first + sender, stretch.behind, load.connections))
+        self._blocks = load.blocks
+
+    def next(self) -> tuple[bytes, int] | None:
+        numbers = list(islice(self._numbers, self._blocks))
+        if not numbers:
+            return None
+        blocks = [self._producer.stamp(self._timeline.block(number)) for number in numbers]
+        return self._producer.stamped_request(blocks), BLOCK_EVENTS * len(blocks)
 
 
 class _ListBodies:
     def __init__(self, load: Load, sender: int) -> None:
-        self._ids = count((load.seed * 100 + sender) << 64)
+        self._ids = count_from((load.seed * 100 + sender) << 64)
         self._pool = _lists(load.tags, load.pool)
         self._chance = random.Random(sender)
 
-    def next(self) -> bytes:
+    def next(self) -> tuple[bytes, int]:
         # Ids that rise: what an index likes best.
         cut = self._chance.choice(self._pool)
         parts = [b'[{"id":"']
         for number, rest in zip(self._ids, cut, strict=False):
             parts += (b"%032x" % number, rest)
-        return b"".join(parts)
+        return b"".join(parts), BLOCK_EVENTS
+
+
+def _bodies(load: Load, sender: int) -> _Bodies:
+    if load.kind == "json":
+        return _ListBodies(load, sender)
+    if load.stretch is not None:
+        return _StretchBodies(load, load.stretch, sender)
+    return _BlockBodies(load, sender)
 
 
 def send(load: Load) -> Loaded:
     """Send until the time is over; what was sent by then is waited for."""
-    prepare(load.kind, load.tags, load.pool)
+    prepare(load)
     done: list[Loaded] = []
     begun = time.perf_counter()
     until = begun + load.seconds
@@ -150,18 +204,23 @@ def send(load: Load) -> Loaded:
 
 
 def _send(load: Load, sender: int, until: float) -> Loaded:
-    bodies: _Bodies
-    if load.kind == "blocks":
-        bodies, path, kind = _BlockBodies(load, sender), "/v1/events", CONTENT_TYPE
-    else:
-        bodies, path, kind = _ListBodies(load, sender), "/events", "application/json"
+    bodies = _bodies(load, sender)
+    path, kind = _WHERE[load.kind]
     head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: "
     events = requests = busy = size = 0
-    per_request = BLOCK_EVENTS * (load.blocks if load.kind == "blocks" else 1)
+    begun = time.perf_counter()
     with socket.create_connection(("127.0.0.1", load.port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while time.perf_counter() < until:
-            body = bodies.next()
+        while (now := time.perf_counter()) < until:
+            if load.rate is not None:
+                due = begun + events * load.connections / load.rate
+                if due > now:
+                    time.sleep(min(due, until) - now)
+                    continue
+            following = bodies.next()
+            if following is None:
+                break
+            body, count = following
             message = head.encode() + b"%d\r\n\r\n" % len(body) + body
             while True:
                 connection.sendall(message)
@@ -170,9 +229,9 @@ def _send(load: Load, sender: int, until: float) -> Loaded:
                     break
                 busy += 1
                 time.sleep(_BUSY_SECONDS)
-            if status != 200 or not _all_stored(load, answer, per_request):
+            if status != 200 or not _all_stored(load, answer, count):
                 raise RuntimeError(f"HTTP {status}: {answer[:500]!r}")
-            events += per_request
+            events += count
             requests += 1
             size += len(body)
     return Loaded(events, requests, 0.0, busy, size)
@@ -199,7 +258,6 @@ def _received(connection: socket.socket) -> bytes:
 
 def _all_stored(load: Load, answer: bytes, events: int) -> bool:
     if load.kind == "blocks":
-        return (
-            answer.count(b'"status":"stored"') == load.blocks and b'"exceptions":[{' not in answer
-        )
+        blocks = events // BLOCK_EVENTS
+        return answer.count(b'"status":"stored"') == blocks and b'"exceptions":[{' not in answer
     return answer == b'{"stored":%d}' % events

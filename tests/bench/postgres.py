@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -33,11 +33,14 @@ _START_SECONDS: Final = 30.0
 
 
 @contextmanager
-def postgres() -> Generator[str | None]:
+def postgres(settings: Mapping[str, str] | None = None) -> Generator[str | None]:
     """
     A server, as a connection string; None where PostgreSQL is not installed.
 
     Durable: what it has committed is on the disk. Otherwise tuned in its favour.
+
+    Args:
+        settings: Further ones, or other ones than for ingest.
     """
     programs = _programs()
     if programs is None:
@@ -63,7 +66,8 @@ def postgres() -> Generator[str | None]:
             **quiet,
         )
         port = _free_port()
-        options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        chosen = _SETTINGS | dict(settings or {})
+        options = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
         process = subprocess.Popen(
             [programs / "postgres", "-D", cluster, "-p", str(port), *options],
             cwd=directory,

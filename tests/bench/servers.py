@@ -23,6 +23,10 @@ from tests.bench.data import DIMENSIONS
 
 __all__ = ["Server", "counted", "module_server", "tallybook_server", "total_counted"]
 
+_SETTLE_SECONDS: Final = 1.0
+_SETTLE_SHARE: Final = 0.05
+"""Of one processor: less than this, over a second, is a server that has nothing to do."""
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +51,27 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         return int(found.group(1)) * 1024 if found else 0
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait(120)
+
+    def usage(self, question: dict[str, str | Sequence[str]]) -> list[dict[str, Any]]:
+        """The rows of an answer of ``GET /v1/usage``."""
+        query = urllib.parse.urlencode(question, doseq=True)
+        with urllib.request.urlopen(f"{self.url}/v1/usage?{query}", timeout=300) as response:
+            rows: list[dict[str, Any]] = json.load(response)["data"]
+        return rows
+
+    def settle(self, seconds: float = 120.0) -> None:
+        """Wait until it has done what it does behind the answers: sealing, compacting."""
+        until = time.monotonic() + seconds
+        busy, before = True, self.cpu_seconds()
+        while busy and time.monotonic() < until:
+            time.sleep(_SETTLE_SECONDS)
+            now = self.cpu_seconds()
+            busy, before = now - before > _SETTLE_SHARE * _SETTLE_SECONDS, now
 
     def stop(self) -> None:
         """SIGTERM, and wait until it has finished what it began. Idempotent."""
@@ -106,10 +131,8 @@ def module_server(module: str, arguments: Sequence[str]) -> Generator[Server]:
 
 def counted(server: Server, dimension: str) -> int:
     """The events of a dimension that the ledger counts."""
-    query = urllib.parse.urlencode({"dimension": dimension, "aggregation": "count"})
     try:
-        with urllib.request.urlopen(f"{server.url}/v1/usage?{query}", timeout=300) as response:
-            rows = json.load(response)["data"]
+        rows = server.usage({"dimension": dimension, "aggregation": "count"})
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise

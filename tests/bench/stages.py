@@ -1,5 +1,5 @@
 """
-stages: where the server's time goes, per event, and what an event weighs on the disk.
+stages: where the server's time goes, per event.
 
 The ledger runs in this process without threads, on the bodies that the load is made of, one
 block of 1,000 events a request. The timers count processor time, which neighbours on the
@@ -21,11 +21,11 @@ from typing import Any, Final
 from tallybook.wire import Answer, encode_answer, read_request
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Delivery
-from tests.bench.data import Producer, Tags, block_of, draw_facts
-from tests.bench.load import BLOCK_EVENTS, Load, send
+from tests.bench.data import BLOCK_EVENTS, Producer, Tags, block_of, draw_facts
+from tests.bench.load import Load, send
 from tests.bench.record import scratch
 from tests.bench.servers import tallybook_server
-from tests.bench.table import Row, Table, at_most
+from tests.bench.table import Row, Table
 
 __all__ = ["run_stages"]
 
@@ -162,33 +162,9 @@ def _in_process(tags: Tags, blocks: int, directory: Path) -> tuple[dict[str, flo
     return spent, times.missing
 
 
-def _weights(tags: Tags, events_per_block: int, total: int) -> tuple[float, float]:
-    """Bytes per event in the journal before sealing, and in the segment after it."""
-    with scratch() as directory:
-        ledger = EmbeddedLedger(directory / "book", threads=False)
-        producer = Producer(1)
-        for at in range(0, total, events_per_block):
-            facts = draw_facts(
-                events_per_block, tags=tags, seed=at, begin=1_767_225_600_000_000 + at * 1_000
-            )
-            body = producer.request([block_of(facts)])
-            announcement, views = read_request(body)
-            ledger.append(Delivery(announcement=announcement, blocks=views)).result()
-        ledger.close()
-        journal = sum(path.stat().st_size for path in (directory / "book").glob("journal.db*"))
-        ledger = EmbeddedLedger(directory / "book", threads=False)
-        ledger.sealer.step(force=True)
-        rows = sum(segment.rows for segment in ledger.snapshots.current.segments)
-        segments = sum(segment.bytes for segment in ledger.snapshots.current.segments)
-        ledger.close()
-    if rows != total:
-        raise RuntimeError(f"{rows} of {total} events are sealed")
-    return journal / total, segments / total
-
-
 def run_stages(*, quick: bool) -> Table:
     """Measure; about a minute, *quick*: ten seconds."""
-    blocks, total = (100, 100_000) if quick else (1_000, 1_000_000)
+    blocks = 100 if quick else 1_000
     rows: list[Row] = []
     with ExitStack() as stack:
         directory = stack.enter_context(scratch())
@@ -212,26 +188,6 @@ def run_stages(*, quick: bool) -> Table:
         Row("a real server's processor time", cpu, "ns/event", checked="sealing included"),
         Row("HTTP and threads: the difference", cpu - whole, "ns/event"),
     ]
-    for tags, per_block in (("drawn", 1_000), ("drawn", 2_000), ("distinct", 1_000)):
-        unsealed, sealed = _weights(tags, per_block, total)  # type: ignore[arg-type]
-        shown = f"{'2 tags' if tags == 'drawn' else '5 tags that hardly repeat'}"
-        drawn = tags == "drawn"
-        rows += [
-            Row(
-                f"unsealed, {shown}, {per_block:,} a block",
-                unsealed,
-                "bytes/event",
-                goal=at_most(25, "bytes/event") if drawn else None,
-                checked=f"journal after {total:,} events",
-            ),
-            Row(
-                f"sealed, {shown}",
-                sealed,
-                "bytes/event",
-                goal=at_most(10, "bytes/event") if drawn else None,
-                checked=f"segment of {total:,} events",
-            ),
-        ]
     notes = [f"no timer: {name} is not there any more" for name in missing if "_timed" not in name]
     return Table(
         "stages", "the server's way of an event, 1,000 a block, 1 block a commit", rows, notes

@@ -23,6 +23,7 @@ __all__ = [
     "CHAIN_START",
     "Entry",
     "EntryDamaged",
+    "Kind",
     "Verdict",
     "VerdictRun",
     "encode_entry",
@@ -33,7 +34,7 @@ __all__ = [
 CHAIN_START: Final = bytes(32)
 """What the chain's head is before the first entry."""
 
-Kind = Literal["genesis", "block", "rejection", "seal", "restore"]
+Kind = Literal["genesis", "block", "rejection", "seal", "compaction", "restore"]
 
 
 class EntryDamaged(FormatError):
@@ -89,7 +90,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         detail: By kind. ``genesis``: [ledger id, incarnation]. ``block``: [producer, first,
             count, SHA-256, announced source or nil]. ``rejection``: [count, SHA-256 of the
             rejected bytes]. ``seal``: [segment, SHA-256 of the file, rows, first position,
-            last position]. ``restore``: [incarnation].
+            last position]. ``compaction``: [segments that were merged, segments made of
+            them], each a list of what a seal says of one. ``restore``: [incarnation].
         verdicts: For a block: its exceptions, rising, not overlapping.
     """
 

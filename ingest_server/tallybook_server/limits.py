@@ -57,6 +57,35 @@ SWEEP_BLOCKS: Final = 64
 SEGMENT_TAG_COLUMNS_MAX: Final = 200
 """Tag keys with a column of their own in one segment; further ones share a map."""
 
+# -- compaction -------------------------------------------------------------------------
+
+COMPACTION_SEGMENTS: Final = 4
+"""Segments of one kind and size that are merged into one. So at most 3 sealed ones lie beside
+those of a month, and 3 of each size in it, a size being 4 times the one before."""
+
+SEGMENT_ROWS_MIN: Final = 10_000
+"""Rows of a month that are worth a segment. To read so many beside those that are asked for
+takes less than to open one more file; fewer wait in a mixed segment until they are more."""
+
+SEGMENT_ROWS_MAX: Final = 8 * SEAL_EVENTS
+"""Rows of a merged segment. What has a quarter of it is never written anew: so 4 seals make
+a segment of their month that is large enough at once, and nearly every event is written twice."""
+
+COMPACTION_MONTHS_MAX: Final = 64
+"""Months that one compaction makes a segment of, the largest first. Each takes a look at all
+rows, about 10 ms a million; more than five years at once are events with made-up times."""
+
+COMPACTION_MEMORY_BYTES: Final = 256 << 20
+"""Memory of the DuckDB that compacts, beside that of queries; beyond it, it spills to the book."""
+
+COMPACTION_RUN_BYTES: Final = 32 << 20
+"""Rows that are sorted at one time, by estimate: about 200,000. What is sorted so takes its place
+behind the run before it, so the memory does not grow with the segment. Between two runs, seals."""
+
+COMPACTION_RETRY_SECONDS: Final = 60.0
+"""When a compaction that failed is tried again: whatever was in its way, such as a full disk,
+seldom goes within seconds, and each try writes for seconds."""
+
 # -- queries ----------------------------------------------------------------------------
 
 WINDOWS_MAX: Final = 20_000

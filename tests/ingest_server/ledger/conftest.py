@@ -17,6 +17,7 @@ from tallybook.event import Event, read_value
 from tallybook.frame import Body, encode_series
 from tallybook.testing import FakeClock, FakeIds
 from tallybook.wire import Announcement, Receipt
+from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.journal import open_connection
 from tallybook_server.ledger import (
@@ -103,8 +104,13 @@ class Desk:
     """A ledger, and what a test does to it."""
 
     def __init__(
-        self, directory: Path, clock: FakeClock | None = None, ids: FakeIds | None = None
+        self,
+        directory: Path,
+        clock: FakeClock | None = None,
+        ids: FakeIds | None = None,
+        compaction: Policy | None = None,
     ) -> None:
+        self.compaction = compaction
         self.clock = clock or FakeClock()
         self.ids = ids or FakeIds()  # One for all lives of a ledger: an id is never given twice.
         self.faults = Faults()
@@ -131,7 +137,12 @@ class Desk:
             return open_connection(path, Faulty)
 
         return EmbeddedLedger(
-            directory, clock=self.clock, ids=self.ids, threads=False, connect=connect
+            directory,
+            clock=self.clock,
+            ids=self.ids,
+            threads=False,
+            connect=connect,
+            compaction=self.compaction,
         )
 
     # -- in --
@@ -195,6 +206,13 @@ class Desk:
         """Seal whatever there is."""
         self.ledger.sealer.step(force=True)
 
+    def compact(self) -> int:
+        """Merge until there is nothing to merge; how often that was."""
+        times = 0
+        while self.ledger.compactor.step():
+            times += 1
+        return times
+
     def reopen(self) -> None:
         """Close and open again."""
         self.ledger.close()
@@ -205,7 +223,7 @@ class Desk:
         copy = self.directory.with_name(self.directory.name + "-after")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.directory, copy)
-        return Desk(copy, self.clock, self.ids)
+        return Desk(copy, self.clock, self.ids, self.compaction)
 
 
 @pytest.fixture

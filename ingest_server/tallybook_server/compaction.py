@@ -4,9 +4,9 @@ Which segments are merged next, and into what. Pure.
 A seal makes a segment of whatever has arrived, so one late event in each makes every segment
 reach back over months. A compaction takes some segments and puts rows to their months:
 
-- *Sealed segments* wait until there are `Policy.fan_in` of them. They are merged and divided
-  by the month (UTC) of the events' times. A month that gets late events gets a segment of
-  its own for them; nothing else of that month is touched.
+- *Sealed segments* wait until there are `Policy.fan_in` of them, or enough rows for a large
+  segment. They are merged and divided by the month (UTC) of the events' times. A month that
+  gets late events gets a segment of its own for them; nothing else of it is touched.
 - *Segments of a month* of about the same size are merged once there are `fan_in` of them.
   A size is `fan_in` times the one before; so what is merged comes out at least one size up,
   and no row is written more often than there are sizes.
@@ -14,11 +14,11 @@ reach back over months. A compaction takes some segments and puts rows to their 
   than `Policy.rows_min` in a compaction, all of them together. Once there are `fan_in` that
   were merged equally often, they are merged and divided again.
 
-What has ``rows_max / fan_in`` rows is large enough, and stays as it is for ever. So a row is
-written once by its seal; once when it is put to its month; and then at most once per size.
-In a large ledger a seal's rows make a month's segment that is large enough at once, and
-nearly every row is written twice. A row that comes alone, late, or in a small ledger is
-written up to once per size and per level, which are logarithms of the ledger's length.
+What has ``rows_max / fan_in`` rows is large, and stays as it is for ever. So a row is written
+once by its seal; once when it is put to its month; and then at most once per size. In a large
+ledger a seal makes a large segment of its month at once, and nearly every row is written
+twice. A row that is late, or in a small ledger, is written at most once per size and level,
+and these are logarithms of the ledger's length.
 
 Each step takes rows one level or one size up, and there are only so many: it ends.
 """
@@ -83,6 +83,8 @@ def choose(segments: Iterable[Segment], policy: Policy) -> tuple[Segment, ...] |
         elif segment.month is None and (small or segment.level == 0):
             mixed[segment.level].append(segment)
     # Without a month first: these are in the way of every question about any month.
+    if sum(segment.rows for segment in mixed[0]) * policy.fan_in >= policy.rows_max:
+        return _fitting(mixed[0][: policy.fan_in], policy.rows_max)
     kinds = [*(mixed[level] for level in sorted(mixed)), *(monthly[of] for of in sorted(monthly))]
     for kind in kinds:
         if len(kind) >= policy.fan_in:

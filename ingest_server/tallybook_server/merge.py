@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -224,7 +225,7 @@ class Merge:
         with self._db.cursor() as other:
             self._failure = None
             like = other.sql(f"{rows} LIMIT 0")
-            runs = [""] if extent.rows <= run_rows else self._cut(rows, run_rows)
+            runs = [""] if extent.rows <= run_rows else self._cut(piece, run_rows)
             self._db.register("sorted", streamed(like, self._sorted(other, rows, runs)))
             try:
                 row = self._db.execute(
@@ -252,19 +253,22 @@ class Merge:
             self._failure = error
             raise
 
-    def _cut(self, rows: str, run_rows: int) -> list[str]:
+    def _cut(self, piece: Piece, run_rows: int) -> list[str]:
         """The runs, in order, as conditions that together are fulfilled once by each row."""
-        # A day of one tenant's dimension is never cut; should it be larger than a run, the
-        # sort of it spills.
-        found = self._db.execute(
-            f"SELECT n, t, d, w FROM (SELECT *, (sum(rows) OVER (ORDER BY {_KEY_NAMES}) - rows) "
-            f"// {run_rows} AS run FROM (SELECT {_KEY}, count(*) AS rows FROM ({rows}) GROUP BY "
-            f"ALL)) QUALIFY run IS DISTINCT FROM lag(run) OVER (ORDER BY {_KEY_NAMES}) "
+        # Each input is in order. So between two neighbours of all their every-so-manieth rows
+        # there are at most so many of each input.
+        inputs = len(self._inputs)
+        selects = [
+            f"SELECT {_KEY} FROM (SELECT *, row_number() OVER () AS row FROM {self._file(one)}"
+            f"{_of_months(piece)}) WHERE row % {max(run_rows // inputs, 1)} = 0"
+            for one in self._inputs
+        ]
+        edges = self._db.execute(
+            f"SELECT n, t, d, w FROM ({' UNION ALL '.join(selects)}) "
+            f"QUALIFY row_number() OVER (ORDER BY {_KEY_NAMES}) % {inputs} = 0 "
             f"ORDER BY {_KEY_NAMES}"
         ).fetchall()
-        return [
-            _between(lower, upper) for lower, upper in zip(found, [*found[1:], None], strict=True)
-        ]
+        return [_between(*pair) for pair in pairwise([None, *dict.fromkeys(edges), None])]
 
     # -- rows ------------------------------------------------------------------------------
 
@@ -321,13 +325,8 @@ _MONTH: Final = (
     "+ datepart('month', make_timestamp(\"time\")) - 1)"
 )
 _ORDER: Final = 'tenant, dimension, "time", entry, "index"'
-# The same order, but for what is within a day; a tenant is never an empty text.
-_KEY_OF: Final = (
-    "tenant IS NULL",
-    "coalesce(tenant, '')",
-    "dimension",
-    '"time" // 86400000000',
-)
+# The same order up to the time, without null: a tenant is never an empty text.
+_KEY_OF: Final = ("tenant IS NULL", "coalesce(tenant, '')", "dimension", '"time"')
 _KEY_NAMES: Final = "n, t, d, w"
 _KEY: Final = ", ".join(
     f"{key} AS {name}" for key, name in zip(_KEY_OF, _KEY_NAMES.split(", "), strict=True)
@@ -368,21 +367,25 @@ def _map(segment: Segment, more: tuple[str, ...]) -> str:
     return f"map_from_entries(flatten([{', '.join(lists)}])) AS more_tags"
 
 
-def _between(lower: _Key, upper: _Key | None) -> str:
+def _between(lower: _Key | None, upper: _Key | None) -> str:
     """The condition of a run: from *lower* on, and before *upper*."""
-    conditions = [_from(lower)]
+    conditions: list[str] = []
+    # Of the tenant it is said once more, and DuckDB skips the row groups of others.
+    if lower is not None:
+        conditions.append(_from(lower))
+        if upper is not None and not upper[0]:
+            conditions.append(f"tenant >= {quoted(lower[1])}")
     if upper is not None:
-        conditions.append(f"NOT ({_from(upper)})")
-        # Said once more of the tenant alone, and DuckDB skips the row groups of others.
+        conditions.append(f"NOT {_from(upper)}")
         if not upper[0]:
-            conditions += [f"tenant >= {quoted(lower[1])}", f"tenant <= {quoted(upper[1])}"]
-    return f"WHERE {' AND '.join(conditions)}"
+            conditions.append(f"tenant <= {quoted(upper[1])}")
+    return f"WHERE {' AND '.join(conditions or ['true'])}"
 
 
 def _from(key: _Key) -> str:
     """The condition: not before *key*."""
-    absent, tenant, dimension, day = key
-    values = (str(absent), quoted(tenant), quoted(dimension), str(day))
+    absent, tenant, dimension, time = key
+    values = (str(absent), quoted(tenant), quoted(dimension), str(time))
     condition = "true"
     for of, value in zip(reversed(_KEY_OF), reversed(values), strict=True):
         condition = f"({of}) > {value} OR (({of}) = {value} AND ({condition}))"

@@ -20,6 +20,7 @@ from tallybook_server import book, compactor
 from tallybook_server.compaction import Policy, month_of
 from tallybook_server.compactor import Compacting
 from tallybook_server.ledger import Finding, LedgerEvent, LedgerFull, UsageQuery
+from tallybook_server.limits import COMPACTION_RETRY_SECONDS
 from tallybook_server.merge import Merge
 from tallybook_server.query import aggregate
 from tallybook_server.segment import Segment, merged_name
@@ -444,6 +445,58 @@ def test_input_with_other_rows_than_the_manifest_says_is_not_merged(desk: Desk) 
     with pytest.raises(InvariantBroken, match="the manifest says"):
         desk.ledger.compactor.step()
     assert files(desk) == {one.name, other.name}
+
+
+def test_compaction_that_failed_is_logged_and_tried_again_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not at once, again and again: what is in its way seldom goes within seconds."""
+    fill(desk)
+    with monkeypatch.context() as patched:
+        patched.setattr(compactor, "sync_directory", _fail)
+        desk.ledger._look_after_segments()
+    assert "a compaction failed and will be tried again" in caplog.text
+    desk.ledger._look_after_segments()
+    assert len(desk.ledger.snapshots.current.segments) == 2
+    desk.clock.advance(COMPACTION_RETRY_SECONDS)
+    desk.ledger._look_after_segments()
+    assert {one.level for one in desk.ledger.snapshots.current.segments} == {1}
+    assert desk.findings() == []
+
+
+def _fail(path: Path) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def test_closing_ends_a_compaction_in_its_middle(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is stopped does not finish it first; the next life does."""
+    fill(desk)
+    before = files(desk)
+    step = desk.ledger.compactor.step
+
+    def closed_meanwhile(pause: Callable[[], None]) -> bool:
+        desk.ledger.close()
+        return step(pause)
+
+    monkeypatch.setattr(desk.ledger.compactor, "step", closed_meanwhile)
+    desk.ledger._look_after_segments()
+    assert files(desk) == before
+    desk.reopen()
+    assert desk.compact() == 1
+
+
+def test_seal_that_is_due_does_not_wait_for_a_compaction(desk: Desk) -> None:
+    """It is made between two runs, and is entered before what was begun earlier."""
+    fill(desk)
+    desk.clock.advance(86_400)
+    desk.ledger._look_after_segments()
+    head = desk.ledger.position().n
+    journal = desk.ledger.writer.run(
+        lambda journal: [journal.entry(at).kind for at in (head - 1, head)]
+    )
+    assert journal.result(timeout=0) == ["seal", "compaction"]
 
 
 # -- what a crash leaves -------------------------------------------------------------------

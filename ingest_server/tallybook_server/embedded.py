@@ -4,7 +4,8 @@ The embedded engine: a ledger in one directory, inside the server's process.
 Append: the caller's thread checks and decodes (`intake`), the writer decides and commits
 (`writer`, `judge`, `journal`) and publishes to the hot tail (`tail`). Ask: a snapshot of
 segments and tail (`snapshot`), through DuckDB (`tables`, `query`, `rows`). Beside both,
-the sealer turns old parts of the tail into segments (`sealer`, `segment`).
+the sealer turns old parts of the tail into segments (`sealer`, `segment`), and the
+compactor puts these to their months (`compaction`, `compactor`, `merge`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tallybook.event import Event
 from tallybook_server.as_of import check_position, position_at
 from tallybook_server.book import Book
 from tallybook_server.catalogue import Catalogue, Declaration
+from tallybook_server.compaction import Policy
+from tallybook_server.compactor import Compactor
 from tallybook_server.correction import Adjustment
 from tallybook_server.corrector import Corrector
 from tallybook_server.entry import Verdict
@@ -50,6 +53,7 @@ from tallybook_server.ledger import (
 )
 from tallybook_server.limits import (
     BUSY_RETRY_SECONDS,
+    COMPACTION_RETRY_SECONDS,
     SEAL_AGE_SECONDS,
     SEAL_BYTES,
     SEAL_CHECK_SECONDS,
@@ -66,7 +70,7 @@ from tallybook_server.question import UnanswerableQuestion
 from tallybook_server.rows import sealed_events
 from tallybook_server.sealer import Sealer, SealThresholds
 from tallybook_server.search import search
-from tallybook_server.segment import read_range
+from tallybook_server.segment import read_name
 from tallybook_server.tables import Tables
 from tallybook_server.verify import verify_book
 from tallybook_server.window import tzdata_version
@@ -86,6 +90,7 @@ class EmbeddedLedger:
     Attributes:
         writer: The journal's owner; a test steps it.
         sealer: Makes segments; a test steps it.
+        compactor: Merges segments; a test steps it.
         snapshots: What queries see.
         tables: DuckDB, with the part of the tail that was asked for.
         prover: Makes checkpoints and proofs.
@@ -105,6 +110,7 @@ class EmbeddedLedger:
         tail_events_max: int = TAIL_EVENTS_MAX,
         tail_bytes_max: int = TAIL_BYTES_MAX,
         silent_seconds: int = SILENT_SECONDS,
+        compaction: Policy | None = None,
     ) -> None:
         """
         Open the book in *directory*, or begin one.
@@ -113,7 +119,8 @@ class EmbeddedLedger:
             directory: ``DATA/books/default``; created if it is not there.
             clock: Now.
             ids: For the ledger's id, and that of the producer of JSON events.
-            threads: False: nothing happens on its own; appends and seals run in the caller.
+            threads: False: nothing happens on its own; appends, seals and compactions run in
+                the caller.
             connect: Opens the journal's file.
             seal_events: A seal is due at this many unsealed events.
             seal_bytes: Or at this much memory.
@@ -121,6 +128,7 @@ class EmbeddedLedger:
             tail_events_max: Unsealed events beyond which nothing is taken.
             tail_bytes_max: Likewise, in memory.
             silent_seconds: A producer that has said nothing for this long is silent.
+            compaction: When segments are merged; None: as `limits` says.
 
         Raises:
             LedgerLocked: Another server has the book.
@@ -150,6 +158,10 @@ class EmbeddedLedger:
         self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
         self._corrector = Corrector(self.writer, self.tables, self.scan)
         self.prover = Prover(self.writer, self.scan)
+        self.compactor = Compactor(
+            self.writer, self._book.segments, self._book.spill, compaction or Policy()
+        )
+        self._compact_after = self._clock.monotonic()
         self._tail_events_max = tail_events_max
         self._tail_bytes_max = tail_bytes_max
         self._silent_seconds = silent_seconds
@@ -381,30 +393,60 @@ class EmbeddedLedger:
     # -- life ------------------------------------------------------------------------------
 
     def _remove_orphans(self) -> None:
-        """Remove files of seals that a crash kept from being entered."""
+        """Remove files of seals and compactions that a crash kept from being finished."""
         snapshot = self.snapshots.current
         sealed = snapshot.sealed_upto
-        for path in self._book.segments.iterdir():
-            covers = read_range(path.name)
-            # Only what the journal still has as blocks. A file from beyond the head is not
-            # ours to remove: the journal may have been restored from an older backup.
-            if covers is not None and sealed < covers[0] and covers[1] <= snapshot.position:
-                path.unlink()
+        known = {segment.name for segment in snapshot.segments}
+        there = {path.name for path in self._book.segments.iterdir()}
+        for name in there - known:
+            named = read_name(name)
+            if named is None:
+                continue
+            # Only what the journal still has as blocks, or what segments have that are all
+            # there. A file from beyond the head is not ours to remove: the journal may have
+            # been restored from an older backup, and this may be the only copy.
+            unsealed = sealed < named.first and named.last <= snapshot.position
+            merged = named.last <= sealed and named.begun <= snapshot.position and known <= there
+            if unsealed or merged:
+                (self._book.segments / name).unlink()
 
     def _seal(self) -> None:
         while not self._closing:
             self._due.wait(SEAL_CHECK_SECONDS)
             self._due.clear()
-            try:
-                while not self._closing and self.sealer.step():
-                    pass
-                # A seal needs the rows in DuckDB anyway; there early, no query waits for them.
-                with self.snapshots.hold() as snapshot:
-                    self.tables.load(snapshot.tail)
-            except Exception:
-                # Events stay in the tail, and the next step tries again; if this goes on,
-                # the tail fills and ingest says so.
-                _log.exception("a seal failed and will be tried again")
+            self._look_after_tail()
+            self._look_after_segments()
+
+    def _look_after_tail(self) -> None:
+        try:
+            while not self._closing and self.sealer.step():
+                pass
+            # A seal needs the rows in DuckDB anyway; there early, no query waits for them.
+            with self.snapshots.hold() as snapshot:
+                self.tables.load(snapshot.tail)
+        except Exception:
+            # Events stay in the tail, and the next step tries again; if this goes on,
+            # the tail fills and ingest says so.
+            _log.exception("a seal failed and will be tried again")
+
+    def _look_after_segments(self) -> None:
+        if self._clock.monotonic() < self._compact_after:
+            return
+        try:
+            while not self._closing and self.compactor.step(self._pause):
+                self._look_after_tail()
+        except _Closing:
+            pass  # The next life begins it again.
+        except Exception:
+            # The segments stay as they were, and answers are right, if slower.
+            self._compact_after = self._clock.monotonic() + COMPACTION_RETRY_SECONDS
+            _log.exception("a compaction failed and will be tried again")
+
+    def _pause(self) -> None:
+        """In the middle of a compaction: what is more urgent."""
+        if self._closing:
+            raise _Closing
+        self._look_after_tail()
 
     def close(self) -> None:
         """Finish what is begun and let go of the files. Idempotent."""
@@ -415,3 +457,7 @@ class EmbeddedLedger:
         self.writer.close()
         self.tables.close()
         self._book.close()
+
+
+class _Closing(Exception):
+    """The ledger is being closed, and a compaction ends in its middle."""

@@ -23,6 +23,7 @@ __all__ = [
     "CHAIN_START",
     "Entry",
     "EntryDamaged",
+    "Kind",
     "Verdict",
     "VerdictRun",
     "encode_entry",
@@ -34,7 +35,15 @@ CHAIN_START: Final = bytes(32)
 """What the chain's head is before the first entry."""
 
 Kind = Literal[
-    "genesis", "block", "rejection", "seal", "restore", "dimension", "adjustment", "void"
+    "genesis",
+    "block",
+    "rejection",
+    "seal",
+    "compaction",
+    "restore",
+    "dimension",
+    "adjustment",
+    "void",
 ]
 
 
@@ -91,8 +100,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         detail: By kind. ``genesis``: [ledger id, incarnation]. ``block``: [producer, first,
             count, SHA-256, announced source or nil]. ``rejection``: [count, SHA-256 of the
             rejected bytes]. ``seal``: [segment, SHA-256 of the file, rows, first position,
-            last position]. ``restore``: [incarnation]. ``dimension``, ``adjustment``, ``void``:
-            see `tallybook_server.change`.
+            last position]. ``compaction``: [segments that were merged, segments made of
+            them], each a list of what a seal says of one. ``restore``: [incarnation].
+            ``dimension``, ``adjustment``, ``void``: see `tallybook_server.change`.
         verdicts: For a block: its exceptions, rising, not overlapping.
     """
 

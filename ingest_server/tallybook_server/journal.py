@@ -167,7 +167,9 @@ CREATE TABLE segments (
     wides    INTEGER NOT NULL,
     tags     TEXT NOT NULL,       -- JSON: the keys with a column of their own
     more     TEXT NOT NULL,       -- JSON: the keys in the map
-    dimensions TEXT NOT NULL      -- JSON
+    dimensions TEXT NOT NULL,     -- JSON
+    month    INTEGER,             -- of all its events, counted from year 0; null: of any
+    level    INTEGER NOT NULL     -- how often its rows were written anew
 ) STRICT;
 """
 
@@ -715,19 +717,32 @@ class Journal:
     # -- segments --------------------------------------------------------------------------
 
     def segments(self) -> list[Segment]:
-        """Every segment, in the ledger's order."""
+        """Every segment, by the first entry that it covers."""
         rows = self._db.execute(
             "SELECT name, sha256, bytes, rows, first, last, time_min, time_max, wides, tags, more, "
-            "dimensions FROM segments ORDER BY first"
+            "dimensions, month, level FROM segments ORDER BY first, last, name"
         )
-        return [Segment(*row[:9], *(tuple(json.loads(names)) for names in row[9:])) for row in rows]
+        return [
+            Segment(*row[:9], *(tuple(json.loads(names)) for names in row[9:12]), *row[12:])
+            for row in rows
+        ]
+
+    def sealed_upto(self) -> int:
+        """The last entry that the segments cover."""
+        return self.value("SELECT max(last) FROM segments") or 0
 
     def add_segment(self, segment: Segment) -> None:
         """Put a segment into the manifest."""
         self._db.execute(
-            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*segment[:9], *map(json.dumps, segment[9:])),
+            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*segment[:9], *map(json.dumps, segment[9:12]), *segment[12:]),
         )
+
+    def remove_segment(self, segment: Segment) -> None:
+        """Take a segment out of the manifest: others hold its events."""
+        removed = self._db.execute("DELETE FROM segments WHERE name = ?", (segment.name,)).rowcount
+        if removed != 1:
+            raise InvariantBroken(f"the manifest has no segment {segment.name} to be replaced")
 
     def integrity(self) -> list[str]:
         """What SQLite itself finds wrong with the file; nothing, if all is well."""

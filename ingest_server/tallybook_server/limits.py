@@ -67,6 +67,35 @@ SCAN_EVENTS: Final = 5_000
 
 VOID_RUNS_MAX: Final = 100_000
 """Stretches of neighbouring events in one void: an entry of about a megabyte."""
+# -- compaction -------------------------------------------------------------------------
+
+COMPACTION_SEGMENTS: Final = 4
+"""Segments of one kind and size that are merged into one. So at most 3 sealed ones lie beside
+those of a month, and 3 of each size in it, a size being 4 times the one before."""
+
+SEGMENT_ROWS_MIN: Final = 10_000
+"""Rows of a month that are worth a segment. To read so many beside those that are asked for
+takes less than to open one more file; fewer wait in a mixed segment until they are more."""
+
+SEGMENT_ROWS_MAX: Final = 3 * SEAL_EVENTS
+"""Rows of a merged segment. One with a quarter of it is never written anew: so what a seal of a
+million events brings to its month is large enough at once, in the order in which it came, and
+a question about a day reads little else. Also, what is merged at one time takes seconds."""
+
+COMPACTION_MONTHS_MAX: Final = 64
+"""Months that one compaction makes a segment of, the largest first. Each takes a look at all
+rows, about 10 ms a million; more than five years at once are events with made-up times."""
+
+COMPACTION_MEMORY_BYTES: Final = 256 << 20
+"""Memory of the DuckDB that compacts, beside that of queries; beyond it, it spills to the book."""
+
+COMPACTION_RUN_BYTES: Final = 64 << 20
+"""Rows that are sorted at one time, by estimate: about 300,000. A run takes its place behind the
+one before it, so the memory does not grow with the segment. Between two runs come seals."""
+
+COMPACTION_RETRY_SECONDS: Final = 60.0
+"""When a compaction that failed is tried again: whatever was in its way, such as a full disk,
+seldom goes within seconds, and each try writes for seconds."""
 
 # -- queries ----------------------------------------------------------------------------
 

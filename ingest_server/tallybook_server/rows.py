@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -41,7 +41,7 @@ __all__ = [
     "Selection",
     "clusters",
     "counted_after",
-    "keyed_after",
+    "keyed_events",
     "row_at",
     "sealed_events",
     "select",
@@ -112,13 +112,6 @@ def counted_after(
     return select(tables, directory, snapshot, Selection(after, limit, keyed=keyed))
 
 
-def keyed_after(
-    tables: Tables, directory: Path, snapshot: Snapshot, after: tuple[int, int], limit: int
-) -> list[CountedEvent]:
-    """Like `counted_after`, but only events that have a key or an id."""
-    return counted_after(tables, directory, snapshot, after, limit, keyed=True)
-
-
 def select(
     tables: Tables, directory: Path, snapshot: Snapshot, wanted: Selection
 ) -> list[CountedEvent]:
@@ -175,6 +168,23 @@ def clusters(snapshot: Snapshot, chosen: EventFilter, first: int, last: int) -> 
         else:
             found.append(Cluster(segment.first, segment.last, (segment,)))
     return found
+
+
+def keyed_events(
+    tables: Tables, directory: Path, snapshot: Snapshot, page: int
+) -> Iterator[list[CountedEvent]]:
+    """Every event that has a key or an id, once, at most *page* at a time."""
+    for segment in snapshot.segments:
+        wanted = Selection((0, -1), segment.rows, keyed=True)
+        sql, values = _select_sealed(directory, [segment], wanted, segment.rows)
+        with tables.cursor() as cursor:
+            cursor.execute(sql, values.list)
+            while rows := cursor.fetchmany(page):
+                yield [_sealed_event(segment.tags, bool(segment.more), row) for row in rows]
+    unsealed, after = replace(snapshot, segments=()), (0, -1)
+    while found := select(tables, directory, unsealed, Selection(after, page, keyed=True)):
+        yield found
+        after = found[-1].entry, found[-1].place
 
 
 def sealed_events(

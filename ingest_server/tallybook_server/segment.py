@@ -2,13 +2,15 @@
 A segment: sealed events in one Parquet file. docs/reference/formats.md.
 
 Here is what a segment is called, which columns it has, and how its rows are read and
-written in SQL. Who seals when is `tallybook_server.sealer`.
+written in SQL. Who seals when is `tallybook_server.sealer`, who merges when
+`tallybook_server.compactor`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,11 +22,13 @@ __all__ = [
     "FILE_SUFFIX",
     "WRITING_PREFIX",
     "Segment",
+    "SegmentName",
     "choose_columns",
     "file_digest",
     "identifier",
+    "merged_name",
     "quoted",
-    "read_range",
+    "read_name",
     "segment_name",
     "tag_value",
 ]
@@ -44,13 +48,16 @@ class Segment(NamedTuple):
         bytes: The file's length.
         rows: Events in it.
         first: The first entry that it covers.
-        last: The last entry that it covers. Every entry between is covered, too.
+        last: The last entry that it covers. Every entry between is covered, too: what it
+            brought is in this segment, or, of merged ones, in this or another that covers it.
         time_min: The earliest event, or None without any.
         time_max: The latest event, or None without any.
         wides: How many values are beyond 63 bits.
         tags: The tag keys that have a column of their own.
         more: The tag keys that are in the map.
         dimensions: What was used in it, sorted.
+        month: All its events are of this month; None: of any. See `compaction.month_of`.
+        level: How often the oldest of its rows was written anew; 0: it was sealed like this.
     """
 
     name: str
@@ -65,19 +72,54 @@ class Segment(NamedTuple):
     tags: tuple[str, ...]
     more: tuple[str, ...]
     dimensions: tuple[str, ...]
+    month: int | None = None
+    level: int = 0
+
+
+class SegmentName(NamedTuple):
+    """
+    What a segment's name says.
+
+    Attributes:
+        first: The first entry that it covers.
+        last: The last entry that it covers.
+        begun: The head when its compaction began; 0: it was sealed.
+    """
+
+    first: int
+    last: int
+    begun: int = 0
+
+
+_NAME: Final = re.compile(
+    r"([0-9]{16})-([0-9]{16})(?:-([0-9]{16})-(?:[0-9]{4}-[0-9]{2}|mixed))?" + re.escape(FILE_SUFFIX)
+)
 
 
 def segment_name(first: int, last: int) -> str:
-    """The name of the file that covers the entries *first* to *last*."""
+    """The name of the file that a seal of the entries *first* to *last* makes."""
     return f"{first:016d}-{last:016d}{FILE_SUFFIX}"
 
 
-def read_range(name: str) -> tuple[int, int] | None:
-    """The entries that a file of this name covers, or None: no segment's name."""
-    first, dash, last = name.removesuffix(FILE_SUFFIX).partition("-")
-    if not (name.endswith(FILE_SUFFIX) and dash and first.isdecimal() and last.isdecimal()):
-        return None
-    return (int(first), int(last)) if segment_name(int(first), int(last)) == name else None
+def merged_name(first: int, last: int, begun: int, month: int | None) -> str:
+    """
+    The name of a file that a compaction makes; no other ever has it.
+
+    Args:
+        first: The first entry that it covers.
+        last: The last entry that it covers.
+        begun: The ledger's head when the compaction began: the next one begins at a later
+            head, since this one's own entry comes in between.
+        month: See `Segment`.
+    """
+    what = "mixed" if month is None else f"{month // 12:04d}-{month % 12 + 1:02d}"
+    return f"{first:016d}-{last:016d}-{begun:016d}-{what}{FILE_SUFFIX}"
+
+
+def read_name(name: str) -> SegmentName | None:
+    """What a file's name says, or None: no segment's name."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else SegmentName(*(int(part or 0) for part in match.groups()))
 
 
 def choose_columns(

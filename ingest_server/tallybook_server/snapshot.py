@@ -2,16 +2,17 @@
 What a query sees: segments and generations of the tail, up to one position.
 
 A snapshot never changes. The writer makes the next one and swaps one reference; who
-holds an older one keeps seeing exactly that, seals in between included. What a snapshot
-holds in memory goes when neither the current one nor a held one needs it.
+holds an older one keeps seeing exactly that, seals and compactions in between included.
+What a snapshot has in memory and in files goes when neither the current one nor a held
+one needs it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from threading import Lock
 from typing import NamedTuple
 
@@ -44,7 +45,8 @@ class Snapshot:
 
     Attributes:
         position: The last entry that it holds for.
-        segments: The sealed parts, in the ledger's order.
+        segments: The sealed parts, by the first entry that they cover. Segments of
+            different months may cover the same entries; each event is in one of them.
         tail: The parts that are not sealed, in the ledger's order; the last one grows.
         corrections: Every correction up to there.
         catalogue: Every declaration up to there.
@@ -75,7 +77,7 @@ class Snapshot:
     @property
     def sealed_upto(self) -> int:
         """The last entry that the segments cover."""
-        return self.segments[-1].last if self.segments else 0
+        return max((segment.last for segment in self.segments), default=0)
 
 
 class Snapshots:
@@ -92,9 +94,11 @@ class Snapshots:
         self._current = first
         self._retire = retire
         self._lock = Lock()
-        self._holds: Counter[int] = Counter()
         self._listeners: tuple[Callable[[], None], ...] = ()
+        self._numbers = count()
+        self._held: dict[int, Snapshot] = {}
         self._leaving: dict[int, Generation] = {}
+        self._replaced: dict[str, Segment] = {}
 
     @property
     def current(self) -> Snapshot:
@@ -108,6 +112,11 @@ class Snapshots:
             for part in self._current.tail:
                 if part.generation.number not in staying:
                     self._leaving[part.generation.number] = part.generation
+            # Nearly every swap brings rows and leaves the segments as they were.
+            if snapshot.segments is not self._current.segments:
+                self._replaced |= {one.name: one for one in self._current.segments}
+                for segment in snapshot.segments:
+                    self._replaced.pop(segment.name, None)
             self._current = snapshot
         self._let_go()
         for heard in self._listeners:
@@ -130,23 +139,33 @@ class Snapshots:
 
     @contextmanager
     def hold(self) -> Generator[Snapshot]:
-        """The current snapshot, kept whole until the block ends."""
+        """The current snapshot, kept whole until the block ends: rows and files."""
         with self._lock:
             snapshot = self._current
-            numbers = [part.generation.number for part in snapshot.tail]
-            self._holds.update(numbers)
+            number = next(self._numbers)
+            self._held[number] = snapshot
         try:
             yield snapshot
         finally:
             with self._lock:
-                self._holds.subtract(numbers)
+                del self._held[number]
             self._let_go()
+
+    def take_replaced(self) -> list[Segment]:
+        """The segments that no snapshot has any more, each once: their files can go."""
+        with self._lock:
+            held = {one.name for snapshot in self._held.values() for one in snapshot.segments}
+            names = [name for name in self._replaced if name not in held]
+            return [self._replaced.pop(name) for name in names]
 
     def _let_go(self) -> None:
         with self._lock:
-            free = [number for number in self._leaving if self._holds[number] <= 0]
+            if not self._leaving:
+                return
+            held = {
+                part.generation.number for snapshot in self._held.values() for part in snapshot.tail
+            }
+            free = [number for number in self._leaving if number not in held]
             generations = [self._leaving.pop(number) for number in free]
-            for number in free:
-                del self._holds[number]
         for generation in generations:
             self._retire(generation)

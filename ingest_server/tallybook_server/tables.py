@@ -27,7 +27,7 @@ from tallybook_server.segment import quoted
 from tallybook_server.snapshot import Part, Snapshot
 from tallybook_server.tail import Chunk, Generation
 
-__all__ = ["Tables"]
+__all__ = ["Tables", "open_database"]
 
 _CREATE = """
 CREATE TABLE events_{n} (
@@ -45,6 +45,37 @@ CREATE TABLE extras_{n} (entry BIGINT, "index" INTEGER, "key" VARCHAR, id VARCHA
 _NAMES = ("events", "users", "tagsets", "wides", "extras")
 
 
+def open_database(
+    segments: Path, spill: Path, *, memory_bytes: int, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """
+    A DuckDB in memory that reaches the files of a book's segments, and nothing else.
+
+    Args:
+        segments: The directory of the segments.
+        spill: Where it may write what does not fit into memory.
+        memory_bytes: What it may take before it does so.
+        threads: That it works with; None: one for each core.
+    """
+    database = duckdb.connect(":memory:")
+    settings = [
+        f"temp_directory = {quoted(str(spill))}",
+        f"memory_limit = '{memory_bytes}B'",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        "parquet_metadata_cache = true",
+        f"allowed_directories = [{quoted(str(segments))}, {quoted(str(spill))}]",
+        "enable_external_access = false",  # But for the directories just named.
+        "lock_configuration = true",
+    ]
+    if threads is not None:
+        settings.insert(0, f"threads = {threads}")
+    for setting in settings:
+        database.execute(f"SET {setting}")
+    return database
+
+
 class Tables:
     """DuckDB with the loaded part of the tail. For any number of threads."""
 
@@ -58,19 +89,7 @@ class Tables:
         """
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir(exist_ok=True)
-        self._db = duckdb.connect(":memory:")
-        for setting in (
-            f"temp_directory = {quoted(str(spill))}",
-            f"memory_limit = '{QUERY_MEMORY_BYTES}B'",
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            "python_enable_replacements = false",
-            "parquet_metadata_cache = true",
-            f"allowed_directories = [{quoted(str(segments))}, {quoted(str(spill))}]",
-            "enable_external_access = false",  # But for the directories just named.
-            "lock_configuration = true",
-        ):
-            self._db.execute(f"SET {setting}")
+        self._db = open_database(segments, spill, memory_bytes=QUERY_MEMORY_BYTES)
         self._lock = Lock()
         # By generation: chunks, users, tagsets.
         self._loaded: dict[int, tuple[int, int, int]] = {}

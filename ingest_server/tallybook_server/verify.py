@@ -4,12 +4,16 @@ Does the ledger hold together? Everything is computed anew and compared with wha
 - the chain: each entry's bytes, its position, and the head behind it;
 - blocks: digests, and that none that is needed is missing;
 - events: each (entry, index) that the verdicts count is in exactly one segment or in the
-  tail, once, and no other is;
+  tail, once, and no other is. An index has a mark, a hash that is seeded with the chain's
+  head; of each entry, the marks of what the segments have add up to those of what counts,
+  which by chance would happen once in 10^19 times;
 - sequences: no two stretches of a producer overlap, and they add up;
 - identities: each key and id of a counted event is taken by it, and no other is taken;
 - rejections: one for each event that was not counted, its bytes unchanged;
-- segments: the file's SHA-256, and that they cover the journal without a gap;
 - changes: each correction and declaration is noted under its id, and takes back only what is there;
+- segments: the file's SHA-256; that seals cover the journal without a gap; that compactions
+  made as many rows as they took, of segments that there were; and that what is left after
+  all of them is what the manifest has;
 - files that belong to nobody.
 
 Work on the journal is done in pages, so that ingest waits for milliseconds at a time.
@@ -23,6 +27,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +35,7 @@ import duckdb
 
 from tallybook.block import read_header, read_payload
 from tallybook.errors import BlockDamaged, TallybookError
+from tallybook.limits import BLOCK_EVENTS_MAX
 from tallybook_server.book import Book
 from tallybook_server.catalogue import Declaration
 from tallybook_server.change import CHANGES, Change, change_of, digest_of
@@ -39,8 +45,8 @@ from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, Verdict, li
 from tallybook_server.journal import Journal, RejectionRow, open_read_only
 from tallybook_server.judge import rejected_digest
 from tallybook_server.ledger import Finding
-from tallybook_server.rows import counted_after, keyed_after
-from tallybook_server.segment import Segment, file_digest, read_range
+from tallybook_server.rows import keyed_events
+from tallybook_server.segment import Segment, SegmentName, file_digest, quoted, read_name
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.tail import UNCOUNTED
@@ -49,6 +55,9 @@ from tallybook_server.writer import read_snapshot
 __all__ = ["open_unchanged", "verify_book", "verify_directory"]
 
 _PAGE: Final = 500
+_ROWS: Final = 10_000
+_MARK: Final = 'hash("index", $1::UBIGINT)'
+_MARKS: Final = 1 << 64
 
 
 def verify_book(
@@ -151,7 +160,11 @@ class _Verification:
         self._fresh = array("i", bytes(4 * size))  # per entry: sequences it was the first to hold
         self._refused = array("i", bytes(4 * size))  # per entry: events kept as rejections
         self._odd: dict[int, Entry] = {}  # blocks with exceptions
-        self._seals: dict[str, list[Any]] = {}
+        self._seed = 0
+        self._segments: dict[str, list[Any]] = {}  # what seals and compactions have left
+        self._replaced: set[str] = set()
+        self._sealed = 0  # the last entry that a seal covers
+        self._compacted = 0  # the last compaction's position
         self._rejected: dict[int, list[Any]] = {}  # details of rejection entries
         self._changes: dict[int, Change] = {}
 
@@ -185,13 +198,19 @@ class _Verification:
                 except EntryDamaged as error:
                     yield Finding("chain", where, str(error))
                     continue
-                yield from self._entry(entry, at, columns, recorded_at)
+                try:
+                    yield from self._entry(entry, at, columns, recorded_at)
+                except (TypeError, ValueError, LookupError) as error:
+                    # One byte can make a list of a number; what follows from it is found, too.
+                    yield Finding("chain", where, f"a {entry.kind} that makes no sense: {error}")
+                    continue
                 recorded_at = entry.recorded_at
                 if entry.kind == "block":
                     yield from _block(entry, blocks.get(at), at > sealed)
         if position < self._snapshot.position:
             last = self._snapshot.position
             yield Finding("chain", f"entry {last}", f"the journal ends at {position}")
+        self._seed = int.from_bytes(chain[:8], "little")
 
     def _entry(
         self, entry: Entry, at: int, columns: tuple[Any, ...], recorded_at: int
@@ -208,7 +227,9 @@ class _Verification:
             named = (entry.detail[0], entry.detail[1], entry.detail[3])
             yield from self._verdicts(entry)
         elif entry.kind == "seal":
-            self._seals[entry.detail[0]] = entry.detail
+            yield from self._seal(entry)
+        elif entry.kind == "compaction":
+            yield from self._compaction(entry)
         elif entry.kind == "rejection":
             self._rejected[at] = entry.detail
             self._refused[at] = entry.detail[0]
@@ -220,8 +241,33 @@ class _Verification:
         if columns != named:
             yield Finding("chain", where, "its row names another block than its bytes")
 
+    def _seal(self, entry: Entry) -> Iterator[Finding]:
+        name, _, _, first, last = entry.detail
+        if first != self._sealed + 1:
+            where = f"entry {entry.position}"
+            yield Finding("segment", where, f"seals from {first}, expected {self._sealed + 1}")
+        self._sealed = last
+        self._segments[name] = entry.detail
+
+    def _compaction(self, entry: Entry) -> Iterator[Finding]:
+        where = f"entry {entry.position}"
+        inputs, outputs = entry.detail
+        for one in inputs:
+            if self._segments.pop(one[0], None) != one:
+                yield Finding("segment", where, f"merges {one[0]}, which was not there like this")
+            self._replaced.add(one[0])
+        before, after = (sum(one[2] for one in some) for some in (inputs, outputs))
+        if before != after:
+            yield Finding("segment", where, f"made {after} rows of {before}")
+        self._segments |= {one[0]: one for one in outputs}
+        self._compacted = entry.position
+
     def _verdicts(self, entry: Entry) -> Iterator[Finding]:
         count, before = entry.detail[2], -1
+        if not 0 < count <= BLOCK_EVENTS_MAX:
+            where = f"entry {entry.position}"
+            yield Finding("block", where, f"{count} events, expected 1 to {BLOCK_EVENTS_MAX}")
+            return
         uncounted = seen_before = sequence_duplicates = 0
         for run in entry.verdicts:
             if not before < run.first <= run.last < count:
@@ -246,75 +292,67 @@ class _Verification:
 
     def segments(self) -> Iterator[Finding]:
         """The files, and what the journal says of them."""
-        expected = 1
         for segment in self._snapshot.segments:
             where = f"segments/{segment.name}"
-            if segment.first != expected:
-                yield Finding("segment", where, f"begins at entry {segment.first}, not {expected}")
-            expected = segment.last + 1
-            said = self._seals.pop(segment.name, None)
+            said = self._segments.pop(segment.name, None)
             is_so = [segment.name, segment.sha256, segment.rows, segment.first, segment.last]
             if said != is_so:
-                yield Finding("segment", where, "the manifest does not say what the seal says")
+                yield Finding("segment", where, "the manifest does not say what its entry says")
             yield from _file(self._book.segments / segment.name, segment)
-        for name in self._seals:
-            yield Finding("segment", f"segments/{name}", "sealed, but not in the manifest")
+        for name in self._segments:
+            yield Finding("segment", f"segments/{name}", "has an entry, but is not in the manifest")
 
     # -- events ----------------------------------------------------------------------------
 
     def events(self) -> Iterator[Finding]:
         """Each event that counts is there, once."""
         self._tables.load(self._snapshot.tail)
-        remaining = self._counted[:]
+        marks = self._marks()
+        missing = self._counted[:]
+        missed = array("Q", (marks[count] for count in self._counted))
+        for at, entry in self._odd.items():
+            missed[at] = _counted_marks(entry, marks)
         for source, rows in self._held_rows():
-            for entry, count, distinct, least, most in rows:
-                where = f"entry {entry} in {source}"
-                if not 0 < entry < len(remaining) or count > remaining[entry]:
+            for at, count, marked in rows:
+                if not 0 < at < len(missing) or count > missing[at]:
+                    where = f"entry {at} in {source}"
                     yield Finding("sum", where, f"{count} events that do not count here")
                     continue
-                remaining[entry] -= count
-                if count != distinct or least < 0 or most >= self._events_of(entry):
-                    yield Finding("sum", where, "an event twice, or one that its block lacks")
-        for entry, missing in enumerate(remaining):
-            if missing:
-                yield Finding("sum", f"entry {entry}", f"{missing} events that count are nowhere")
-        yield from self._exceptions()
+                missing[at] -= count
+                missed[at] = (missed[at] - marked) % _MARKS
+        for at, (count, marked) in enumerate(zip(missing, missed, strict=True)):
+            if count:
+                yield Finding("sum", f"entry {at}", f"{count} events that count are nowhere")
+            elif marked:
+                yield Finding("sum", f"entry {at}", "an event twice, or one that does not count")
 
-    def _events_of(self, entry: int) -> int:
-        odd = self._odd.get(entry)
-        count: int = odd.detail[2] if odd is not None else self._counted[entry]
-        return count
+    def _marks(self) -> list[int]:
+        """By count: the sum of the marks of the indices below it."""
+        with self._tables.cursor() as cursor:
+            rows = cursor.execute(
+                f'SELECT {_MARK} FROM (SELECT unnest(range($2))::INTEGER AS "index")',
+                [self._seed, BLOCK_EVENTS_MAX],
+            ).fetchall()
+        return [total % _MARKS for total in accumulate((mark for (mark,) in rows), initial=0)]
 
-    def _held_rows(self) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-        sql = (
-            'SELECT entry, count(*), count(DISTINCT "index"), min("index"), max("index") '
-            "FROM {table} GROUP BY entry ORDER BY entry"
-        )
+    def _held_rows(self) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+        """Of each segment and of the tail: entries, how many events, and the sum of their marks."""
+        sql = f"SELECT entry, count(*), sum({_MARK})::HUGEINT FROM {{table}} GROUP BY entry"
         with self._tables.cursor() as cursor:
             for segment in self._snapshot.segments:
                 path = self._book.segments / segment.name
-                table = "read_parquet($1)"
-                rows = cursor.execute(sql.format(table=table), [str(path)]).fetchall()
-                yield f"segments/{segment.name}", rows
+                table = f"read_parquet({quoted(str(path))})"
+                cursor.execute(sql.format(table=table), [self._seed])
+                while rows := cursor.fetchmany(_ROWS):
+                    yield f"segments/{segment.name}", rows
             for part in self._snapshot.tail:
                 table = (
                     f"(SELECT * FROM events_{part.generation.number} "
                     f"WHERE entry <= {self._snapshot.position})"
                 )
-                yield "the tail", cursor.execute(sql.format(table=table)).fetchall()
-
-    def _exceptions(self) -> Iterator[Finding]:
-        """Of blocks with exceptions: that those are left out, and not others in their place."""
-        for at, entry in self._odd.items():
-            if not self._counted[at]:
-                continue
-            found = counted_after(
-                self._tables, self._book.segments, self._snapshot, (at, -1), self._counted[at]
-            )
-            indices = {row.place for row in found if row.entry == at}
-            for run in entry.verdicts:
-                if run.verdict in UNCOUNTED and indices & set(range(run.first, run.last + 1)):
-                    yield Finding("sum", f"entry {at}", "an event is there that does not count")
+                cursor.execute(sql.format(table=table), [self._seed])
+                while rows := cursor.fetchmany(_ROWS):
+                    yield "the tail", rows
 
     # -- sequences, identities, rejections -------------------------------------------------
 
@@ -348,12 +386,10 @@ class _Verification:
     def identities(self) -> Iterator[Finding]:
         """Keys and ids, against the events that carry them."""
         found = 0
-        after = (0, -1)
-        while page := keyed_after(self._tables, self._book.segments, self._snapshot, after, _PAGE):
-            checked, wrong = self._read(lambda journal: _check_identities(journal, page))
+        for page in keyed_events(self._tables, self._book.segments, self._snapshot, _PAGE):
+            checked, wrong = self._read(partial(_check_identities, page=page))
             found += checked
             yield from wrong
-            after = (page[-1].entry, page[-1].place)
         taken = self._read(partial(_taken, upto=self._snapshot.position))
         if taken != found:
             yield Finding("identity", "identities", f"{taken} are taken, by {found} events")
@@ -394,10 +430,15 @@ class _Verification:
             if at <= self._snapshot.position:
                 yield Finding("change", f"entry {at}", "noted as a change, which it is not")
 
+    def _size(self, entry: int) -> int:
+        """How many events the block of an entry has."""
+        odd = self._odd.get(entry)
+        return int(odd.detail[2]) if odd is not None else self._counted[entry]
+
     def _taken_back(self, void: Void, where: str) -> Iterator[Finding]:
         for run in void.runs:
             fits = 0 < run.entry < void.position and 0 <= run.first <= run.last
-            if not fits or run.last >= self._events_of(run.entry):
+            if not fits or run.last >= self._size(run.entry):
                 words = f"it takes back events {run.first} to {run.last} of entry {run.entry}"
                 yield Finding("change", where, f"{words}, which has none such")
         if void.corrects and isinstance(self._changes.get(void.corrects), None | Declaration):
@@ -408,15 +449,29 @@ class _Verification:
         """What lies in the directory and belongs to nobody."""
         entered = self._read(Journal.segments)
         known = {segment.name for segment in (*self._snapshot.segments, *entered)}
-        sealed = max((segment.last for segment in entered), default=0)
         unknown = list(self._book.unknown_files(known))
         # The head after the look, and not the snapshot's: a seal may have begun since then.
         head = self._read(_head_position)
         for name in unknown:
-            covers = read_range(Path(name).name)
-            if covers is not None and sealed < covers[0] and covers[1] <= head:
-                continue  # A seal on its way, or one that a crash ended: the start removes it.
-            yield Finding("file", name, "belongs to nobody; nothing reads it")
+            named = read_name(Path(name).name)
+            if named is None or not self._passes(named, Path(name).name, head):
+                yield Finding("file", name, "belongs to nobody; nothing reads it")
+
+    def _passes(self, named: SegmentName, name: str, head: int) -> bool:
+        """
+        Whether a file is on its way into the manifest or out of it.
+
+        Begun since the last seal or compaction that was looked at; or what a compaction has
+        replaced, and a query may still hold. A crash may have ended its way, and the next
+        start removes it.
+        """
+        if named.last > head:
+            return False
+        if named.begun:
+            recent = self._compacted <= named.begun <= head
+        else:
+            recent = named.first > self._sealed
+        return recent or name in self._replaced
 
 
 def _page(
@@ -425,8 +480,7 @@ def _page(
     """Entries, the bytes of their blocks, and up to where blocks may be gone: at one moment."""
     page = journal.entry_page(after, _PAGE // 10)
     blocks = {row[0]: data for row in page if (data := journal.block(row[0])) is not None}
-    segments = journal.segments()
-    return page, blocks, segments[-1].last if segments else 0
+    return page, blocks, journal.sealed_upto()
 
 
 def _range_page(journal: Journal, after: tuple[bytes, int]) -> list[tuple[bytes, int, int, int]]:
@@ -443,6 +497,15 @@ def _head_position(journal: Journal) -> int:
 
 def _taken(journal: Journal, upto: int) -> int:
     return journal.count("identities", "WHERE position <= ?", (upto,))
+
+
+def _counted_marks(entry: Entry, marks: list[int]) -> int:
+    """The sum of the marks of an entry's events that count."""
+    total: int = marks[entry.detail[2]]
+    for run in entry.verdicts:
+        if run.verdict in UNCOUNTED:
+            total -= marks[run.last + 1] - marks[run.first]
+    return total % _MARKS
 
 
 def _block(entry: Entry, data: bytes | None, needed: bool) -> Iterator[Finding]:

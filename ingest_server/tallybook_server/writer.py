@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tallybook.block import REISSUED, read_columns, read_header
 from tallybook.clock import Clock, Ids
 from tallybook.errors import InvariantBroken
 from tallybook.wire import Exceptions, Receipt
 from tallybook_server.change import changes_of
-from tallybook_server.entry import EntryDamaged, VerdictRun
+from tallybook_server.entry import EntryDamaged, Kind, VerdictRun
 from tallybook_server.intake import Intake, OfferedBlock
 from tallybook_server.journal import Head, Journal
 from tallybook_server.judge import Judge, Judged, SealedEvents, exceptions_of
@@ -431,23 +431,8 @@ class Writer:
             snapshot.growing.first - 1,
         ):
             return False
-        detail = [segment.name, segment.sha256, segment.rows, segment.first, segment.last]
-        try:
-            self._journal.begin()
-            self._journal.add_entry("seal", detail, recorded_at=self.now())
-            self._journal.add_segment(segment)
-            self._journal.commit()
-        except sqlite3.Error as error:
-            self._undo()
-            self._doubtful = True
-            try:
-                self._settle()
-            except sqlite3.Error:
-                pass  # Unknown until the journal can be opened; the file stays until then.
-            else:
-                return any(known.name == segment.name for known in self._journal.segments())
-            raise LedgerFull(f"the journal cannot be written: {error}") from error
-        self._head = self._journal.head
+        if not self._change_manifest("seal", _named(segment), (), (segment,)):
+            return self._knows(segment)
         after = replace(
             snapshot,
             position=self._head.position,
@@ -456,6 +441,73 @@ class Writer:
         )
         self.snapshots.swap(after)
         return True
+
+    def enter_compaction(self, inputs: Sequence[Segment], outputs: Sequence[Segment]) -> bool:
+        """
+        Put the *outputs* of a compaction in the place of its *inputs*.
+
+        No answer changes: each row of the inputs is in one of the outputs.
+
+        Returns:
+            False if the segments that there are do not have all of the inputs; then the
+            outputs' files belong to nobody.
+
+        Raises:
+            LedgerFull: The journal refused.
+        """
+        self._settle()
+        snapshot = self.snapshots.current
+        gone = {one.name for one in inputs}
+        staying = [one for one in snapshot.segments if one.name not in gone]
+        if len(staying) + len(gone) != len(snapshot.segments):
+            return False
+        detail = [[_named(one) for one in inputs], [_named(one) for one in outputs]]
+        if not self._change_manifest("compaction", detail, inputs, outputs):
+            return self._knows(outputs[0])
+        segments = sorted((*staying, *outputs), key=lambda one: (one.first, one.last, one.name))
+        self.snapshots.swap(
+            replace(snapshot, position=self._head.position, segments=tuple(segments))
+        )
+        return True
+
+    def _change_manifest(
+        self, kind: Kind, detail: list[Any], inputs: Sequence[Segment], outputs: Sequence[Segment]
+    ) -> bool:
+        """
+        One transaction: an entry, and the manifest as it says.
+
+        Returns:
+            False if the commit reported failure and the journal was opened again: what it
+            has now is what the current snapshot has.
+
+        Raises:
+            LedgerFull: Nobody knows whether it is durable; the files stay until somebody does.
+        """
+        journal = self._journal
+        try:
+            journal.begin()
+            journal.add_entry(kind, detail, recorded_at=self.now())
+            for segment in inputs:
+                journal.remove_segment(segment)
+            for segment in outputs:
+                journal.add_segment(segment)
+            journal.commit()
+        except sqlite3.Error as error:
+            self._undo()
+            self._doubtful = True
+            try:
+                self._settle()
+            except sqlite3.Error:
+                raise LedgerFull(f"the journal cannot be written: {error}") from error
+            return False
+        except BaseException:
+            self._undo()
+            raise
+        self._head = journal.head
+        return True
+
+    def _knows(self, segment: Segment) -> bool:
+        return segment in self.snapshots.current.segments
 
     def sweep(self, limit: int) -> int:
         """Remove the bytes of at most *limit* sealed blocks; how many there were."""
@@ -478,10 +530,15 @@ def _promise(future: Future[T]) -> Future[T]:
     return future
 
 
+def _named(segment: Segment) -> list[Any]:
+    """What an entry says of a segment."""
+    return [segment.name, segment.sha256, segment.rows, segment.first, segment.last]
+
+
 def read_snapshot(journal: Journal, *, number: int) -> Snapshot:
     """The journal as it is: its segments, and a tail made of its blocks and their verdicts."""
     segments = tuple(journal.segments())
-    sealed = segments[-1].last if segments else 0
+    sealed = journal.sealed_upto()
     generation = Generation(number, sealed + 1)
     group: list[Stored] = []
     begun_at = 0

@@ -10,6 +10,7 @@ import httpx
 
 from tallybook.transport import Response
 from tallybook.wire import Answer, encode_answer, read_request
+from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Delivery
 from tallybook_server.serve import run
@@ -18,14 +19,20 @@ from tests.conftest import ServerProcess
 from tests.crash.processes import Job, Zygote
 from tests.crash.zygote import await_start, say
 
-__all__ = ["ForkedServer", "LedgerTransport", "seal_once", "serve"]
+__all__ = ["COMPACTION", "ForkedServer", "LedgerTransport", "compact_once", "seal_once", "serve"]
+
+COMPACTION = Policy(fan_in=2, rows_min=1)
+"""Two segments are enough to merge, and one event for a month."""
 
 
 def serve(*, data: str, port: int, seal_events: int, seal_age_seconds: float) -> None:
-    """What `tallybook serve` does, with seals as often as one likes."""
+    """What `tallybook serve` does, with seals as often as one likes, and compactions after two."""
     settings = Settings(directory=Path(data), port=port)
     ledger = EmbeddedLedger(
-        settings.book, seal_events=seal_events, seal_age_seconds=seal_age_seconds
+        settings.book,
+        seal_events=seal_events,
+        seal_age_seconds=seal_age_seconds,
+        compaction=COMPACTION,
     )
     run(ledger, settings, on_listening=lambda host, port: say(f"listening {port}"))
 
@@ -121,4 +128,15 @@ def seal_once(*, data: str) -> None:
     await_start()
     assert ledger.sealer.step(force=True)
     say("sealed")
+    ledger.close()
+
+
+def compact_once(*, data: str) -> None:
+    """Open the ledger, and compact what is there once told to."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # As in `seal_once`.
+    directory = Settings(directory=Path(data)).book
+    ledger = EmbeddedLedger(directory, threads=False, compaction=COMPACTION)
+    await_start()
+    assert ledger.compactor.step()
+    say("compacted")
     ledger.close()

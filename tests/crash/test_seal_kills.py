@@ -15,7 +15,7 @@ from tests.crash.counting import compare_closed
 from tests.crash.events import STREAM_EVENTS, record
 from tests.crash.processes import Zygote
 from tests.crash.serving import LedgerTransport, seal_once
-from tests.crash.tracing import Point, Strace, points_of, threads_of
+from tests.crash.tracing import kill_at, points_in
 
 
 @pytest.fixture
@@ -44,28 +44,6 @@ def _fill(data: Path, folder: Path) -> list[int]:
                 assert ledger.sealer.step(force=True)
     ledger.close()
     return done
-
-
-def _points(zygote: Zygote, data: Path, output: Path) -> list[Point]:
-    """Every call of every thread of a seal."""
-    job = zygote.run(seal_once, data=data)
-    job.hear("ready")
-    threads = threads_of(job.pid)
-    with Strace(job.pid, output=output):
-        job.begin()
-        assert job.wait() == 0
-    return points_of(output, threads)
-
-
-def _kill(zygote: Zygote, data: Path, point: Point) -> bool:
-    """Whether a seal was killed there; which of DuckDB's threads does what may differ."""
-    job = zygote.run(seal_once, data=data)
-    job.hear("ready")
-    with Strace(threads_of(job.pid)[point.thread], kill_at=point):
-        job.begin()
-        code = job.wait()
-    assert code in (0, -9), point
-    return code == -9
 
 
 def _check(data: Path, events: list[int]) -> None:
@@ -100,12 +78,13 @@ def test_a_kill_at_any_system_call_of_a_seal_loses_and_doubles_nothing(
     whole = tmp_path / "whole"
     events = _fill(whole, tmp_path)
     shutil.copytree(whole, tmp_path / "counted")
-    points = _points(zygote, tmp_path / "counted", tmp_path / "calls")[::stride]
+    calls = points_in(lambda: zygote.run(seal_once, data=tmp_path / "counted"), tmp_path / "calls")
+    points = calls[::stride]
     kills = 0
     for point in points:
         data = tmp_path / "killed"
         shutil.copytree(whole, data)
-        kills += _kill(zygote, data, point)
+        kills += kill_at(lambda: zygote.run(seal_once, data=data), point)
         _check(data, events)
         shutil.rmtree(data)
     # Which of DuckDB's threads makes a call is not the same every time.

@@ -25,7 +25,7 @@ SENDER_NUMBERS = 10 * STREAM_EVENTS
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ForkedServer]:
-    """A server that seals every few hundred events."""
+    """A server that seals every few hundred events, and compacts every two segments."""
     with Zygote("tests.crash.serving") as zygote:
         process = ForkedServer(zygote, tmp_path / "data", seal_events=200, seal_age_seconds=0.1)
         process.start()

@@ -13,12 +13,24 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-__all__ = ["Point", "Strace", "counted", "points_of", "refusal", "threads_of"]
+from tests.crash.processes import Job
+
+__all__ = [
+    "Point",
+    "Strace",
+    "counted",
+    "kill_at",
+    "points_in",
+    "points_of",
+    "refusal",
+    "threads_of",
+]
 
 # Files by name, files and sockets by descriptor, sockets.
 _CLASSES = "%file,%desc,%network"
@@ -121,3 +133,25 @@ def points_of(output: Path, threads: list[int]) -> list[Point]:
         for call, times in sorted(counted(output, thread).items())
         for number in range(1, times + 1)
     ]
+
+
+def points_in(start: Callable[[], Job], output: Path) -> list[Point]:
+    """Every call of every thread of a job, from where it is told to begin to its end."""
+    job = start()
+    job.hear("ready")
+    threads = threads_of(job.pid)
+    with Strace(job.pid, output=output):
+        job.begin()
+        assert job.wait() == 0
+    return points_of(output, threads)
+
+
+def kill_at(start: Callable[[], Job], point: Point) -> bool:
+    """Whether the job was killed there; which of DuckDB's threads does what may differ."""
+    job = start()
+    job.hear("ready")
+    with Strace(threads_of(job.pid)[point.thread], kill_at=point):
+        job.begin()
+        code = job.wait()
+    assert code in (0, -9), point
+    return code == -9

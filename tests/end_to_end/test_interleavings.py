@@ -2,8 +2,9 @@
 Any interleaving of everything that may happen, against a model that is a dictionary.
 
 The real SDK and the real ledger, in one thread: producers record, pack, crash, are adopted;
-requests are lost, doubled, reordered and answered into the void; the ledger seals and
-restarts. At the end everything is delivered, and every total has to be the dictionary's.
+requests are lost, doubled, reordered and answered into the void; the ledger seals,
+compacts and restarts. At the end everything is delivered, and every total has to be the
+dictionary's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tallybook.errors import ServerUnreachable
 from tallybook.testing import FakeClock
 from tallybook.transport import Response
 from tallybook.wire import Answer, encode_answer, read_request
+from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Delivery, UsageQuery
 
@@ -102,7 +104,12 @@ class Interleavings(RuleBasedStateMachine):
         self.keys: set[str] = set()
 
     def _open_ledger(self) -> EmbeddedLedger:
-        return EmbeddedLedger(self.folder / "book", clock=self.clock, threads=False)
+        return EmbeddedLedger(
+            self.folder / "book",
+            clock=self.clock,
+            threads=False,
+            compaction=Policy(fan_in=2, rows_min=2),
+        )
 
     def meter(self, number: int) -> Meter:
         if number not in self.meters:
@@ -186,6 +193,10 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def seal(self) -> None:
         self.ledger.sealer.step(force=True)
+
+    @rule()
+    def compact(self) -> None:
+        self.ledger.compactor.step()
 
     @rule()
     def restart_the_server(self) -> None:

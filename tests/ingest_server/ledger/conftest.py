@@ -18,6 +18,7 @@ from tallybook.frame import Body, encode_series
 from tallybook.testing import FakeClock, FakeIds
 from tallybook.wire import Announcement, Receipt
 from tallybook_server.catalogue import UnknownDimension
+from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.journal import open_connection
 from tallybook_server.ledger import (
@@ -104,8 +105,13 @@ class Desk:
     """A ledger, and what a test does to it."""
 
     def __init__(
-        self, directory: Path, clock: FakeClock | None = None, ids: FakeIds | None = None
+        self,
+        directory: Path,
+        clock: FakeClock | None = None,
+        ids: FakeIds | None = None,
+        compaction: Policy | None = None,
     ) -> None:
+        self.compaction = compaction
         self.clock = clock or FakeClock()
         self.ids = ids or FakeIds()  # One for all lives of a ledger: an id is never given twice.
         self.faults = Faults()
@@ -132,7 +138,12 @@ class Desk:
             return open_connection(path, Faulty)
 
         return EmbeddedLedger(
-            directory, clock=self.clock, ids=self.ids, threads=False, connect=connect
+            directory,
+            clock=self.clock,
+            ids=self.ids,
+            threads=False,
+            connect=connect,
+            compaction=self.compaction,
         )
 
     # -- in --
@@ -199,6 +210,13 @@ class Desk:
         """Seal whatever there is."""
         self.ledger.sealer.step(force=True)
 
+    def compact(self) -> int:
+        """Merge until there is nothing to merge; how often that was."""
+        times = 0
+        while self.ledger.compactor.step():
+            times += 1
+        return times
+
     def reopen(self) -> None:
         """Close and open again."""
         self.ledger.close()
@@ -209,7 +227,7 @@ class Desk:
         copy = self.directory.with_name(self.directory.name + "-after")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.directory, copy)
-        return Desk(copy, self.clock, self.ids)
+        return Desk(copy, self.clock, self.ids, self.compaction)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """
-Random deliveries, restarts and seals, against a model that is a few dictionaries.
+Random deliveries, restarts, seals and compactions, against a model that is a few dictionaries.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tallybook.block import derived_producer, read_header
 from tallybook.event import Event, format_value
+from tallybook_server.compaction import Policy
 from tallybook_server.ledger import UsageQuery
 from tests.ingest_server.ledger.conftest import START, Desk, block, event
 
@@ -42,7 +43,7 @@ STEPS = st.lists(
     st.one_of(
         st.lists(BLOCKS, min_size=1, max_size=3),
         st.lists(EVENTS, min_size=1, max_size=4),
-        st.sampled_from(["seal", "restart", "crash", "again", "fail", "fail durably"]),
+        st.sampled_from(["seal", "compact", "restart", "crash", "again", "fail", "fail durably"]),
     ),
     max_size=12,
 )
@@ -114,7 +115,7 @@ def test_ledger_is_the_model(
 ) -> None:
     """Whatever comes in whatever order, through seals, restarts, crashes and failed commits."""
     directory = Path(tempfile.mkdtemp())
-    desk = Desk(directory / "book")
+    desk = Desk(directory / "book", compaction=Policy(fan_in=2, rows_min=2))
     model = Model()
     sent: list[bytes] = []
     try:
@@ -125,6 +126,7 @@ def test_ledger_is_the_model(
             check(desk, model)
             assert desk.findings() == []
             desk.seal()
+            desk.compact()
             desk.reopen()
             check(desk, model)
             assert desk.findings() == []
@@ -142,6 +144,8 @@ def take(
     """One step, for the ledger and for the model; the desk that goes on."""
     if step == "seal":
         desk.seal()
+    elif step == "compact":
+        desk.compact()
     elif step == "restart":
         desk.reopen()
     elif step == "crash":

@@ -89,7 +89,7 @@ class Reading(NamedTuple):
         windows.register(self.cursor)
         window, join = windows.join(f"event.{time}", values)
         dimensions = self.selection.scope.dimensions
-        dimension = "dimension" if len(dimensions) > 1 else f"{values(dimensions[0])}::VARCHAR"
+        dimension = f"{values(dimensions[0])}::VARCHAR" if len(dimensions) == 1 else "dimension"
         tenant = "tenant" if self.by_tenant else "NULL::VARCHAR"
         tags = "".join(f", g{at}" for at in range(len(self.by_tags)))
         return (

@@ -12,6 +12,7 @@ import pytest
 from tallybook.block import Columns, encode_block
 from tallybook.frame import encode_series
 from tallybook_server.catalogue import Declaration
+from tallybook_server.figure import QUOTIENT_DECIMALS, quotient
 from tallybook_server.question import UnanswerableQuestion, UsageQuery, UsageRow
 from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event, fill
 
@@ -58,6 +59,14 @@ def test_average_is_rounded_once_half_to_even(desk: Desk, where: str) -> None:
         "1.666666666666666667",
         f"{HUGE}.5",
     ]
+
+
+@pytest.mark.parametrize(
+    ("dividend", "rounded"), [(-3, -2), (-1, 0), (1, 0), (2, 1), (3, 2), (5, 2), (7, 4)]
+)
+def test_a_half_is_rounded_to_the_even_neighbour(dividend: int, rounded: int) -> None:
+    """Halves of the last digit that is kept."""
+    assert quotient(dividend, 2 * 10**QUOTIENT_DECIMALS) == rounded
 
 
 def test_last_is_by_time_and_then_by_place_in_the_ledger(desk: Desk, where: str) -> None:

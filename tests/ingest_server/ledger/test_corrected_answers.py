@@ -10,7 +10,7 @@ import pytest
 
 from tallybook_server.catalogue import Declaration
 from tallybook_server.correction import Adjustment
-from tallybook_server.ledger import EventId, VoidRequest
+from tallybook_server.ledger import EventId, Position, VoidRequest
 from tallybook_server.question import TagFilter, UsageQuery, UsageRow
 from tests.ingest_server.ledger.conftest import ONE, START, Desk, block, event, fill
 
@@ -26,7 +26,8 @@ def void(desk: Desk, *sequences: int) -> None:
 
 def adjust(desk: Desk, value: tuple[int, int], **fields: Any) -> None:
     """Add to the sum of ``api.calls``."""
-    made: dict[str, Any] = {"tenant": "acme", "time": START - 1, "tags": {}} | fields
+    made: dict[str, Any] = {"tenant": "acme", "time": START - 1, "tags": {}}
+    made.update(fields)
     name = f"a{desk.ledger.position()}"
     one = Adjustment(name, "api.calls", value, reason="as agreed", **made)
     desk.ledger.correct(one).result(timeout=0)
@@ -150,3 +151,8 @@ def test_an_explanation_names_what_was_read(desk: Desk) -> None:
     assert (explanation.segments_skipped, explanation.segment_rows) == (1, 3)
     assert (explanation.tail_rows, explanation.voided, explanation.adjustments) == (2, 2, 1)
     assert desk.ledger.aggregate(UsageQuery(("api.calls",))).explanation is None
+    earlier = UsageQuery(("api.calls",), as_of=Position(1, 2), explain=True)
+    explanation = desk.ledger.aggregate(earlier).explanation
+    assert explanation is not None
+    assert (explanation.segments, explanation.segments_skipped) == ((first.name,), 1)
+    assert (explanation.tail_rows, explanation.voided, explanation.adjustments) == (0, 0, 0)

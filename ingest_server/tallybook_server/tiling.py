@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tallybook_server.ledger import TooManyRows
 from tallybook_server.limits import WINDOWS_MAX
 from tallybook_server.question import UnanswerableQuestion, UsageQuery
-from tallybook_server.window import edges
+from tallybook_server.window import TooManyWindows, edges
 
 __all__ = ["Tiling", "tile"]
 
@@ -74,7 +74,8 @@ def tile(query: UsageQuery) -> Tiling:
     The windows that *query* asks for.
 
     Raises:
-        UnanswerableQuestion: Windows without a start and an end.
+        UnanswerableQuestion: Windows without a start and an end, or of months that begin on no
+            day of theirs.
         TooManyRows: More than `WINDOWS_MAX`.
         ZoneInfoNotFoundError: No such time zone.
     """
@@ -98,6 +99,8 @@ def tile(query: UsageQuery) -> Tiling:
             month_day=query.month_day,
             windows_max=WINDOWS_MAX,
         )
-    except ValueError as error:
+    except TooManyWindows as error:
         raise TooManyRows(str(error)) from None
+    except ValueError as error:
+        raise UnanswerableQuestion("month_day", str(error)) from None
     return Tiling(start, end, found)

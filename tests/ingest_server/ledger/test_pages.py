@@ -160,8 +160,10 @@ def test_empty_windows_are_filled(desk: Desk, where: str) -> None:
         ("api.calls", "acme", "0"),
         ("api.calls", "b", "4"),
     ]
-    ordered = filled("api.calls", "least", order="-value")
-    assert [value for _, _, value in ordered] == ["1", None, "2", "0", "4", None]
+    falling = filled("api.calls", "least", order="-value")
+    assert [value for _, _, value in falling] == ["1", None, "2", "0", "4", None]
+    rising = filled("api.calls", "least", order="value")
+    assert [value for _, _, value in rising] == ["1", None, "0", "2", "4", None]
     assert filled("least", tenants=("nobody",)) == [("least", None, None)] * 3
     assert filled("least", tenants=("nobody",), by_tenant=True) == []
     assert filled("least", tenants=("nobody",), aggregation="unique") == [("least", None, "0")] * 3
@@ -196,10 +198,14 @@ def test_pages_follow_each_other(desk: Desk, where: str) -> None:
     assert (paged, whole.more) == (whole.rows, False)
 
 
-def test_windows_need_a_start_and_an_end(desk: Desk) -> None:
-    """The error names the field."""
+def test_windows_that_cannot_be_are_an_error(desk: Desk) -> None:
+    """Without a start or an end, or of months that begin on no day; it names the field."""
     desk.send(block(1, event(1)))
     for field, query in (("start", {"end": START}), ("end", {"start": START})):
         with pytest.raises(UnanswerableQuestion, match="need a start and an end") as error:
             rows(desk, window="day", **query)
         assert error.value.field == field
+    for window, day in (("month", 32), ("week", 2)):
+        with pytest.raises(UnanswerableQuestion, match="on day") as error:
+            rows(desk, **(HOURS | {"window": window, "month_day": day}))
+        assert error.value.field == "month_day"

@@ -96,7 +96,7 @@ def test_closed_producer_with_a_gap_is_not_complete(desk: Desk) -> None:
 
 def test_dropped_events_make_an_answer_incomplete(desk: Desk) -> None:
     """They were announced as lost, and are a number."""
-    desk.send(announcement=desk.announce(dropped=7))
+    desk.send(block(1, event(1)), announcement=desk.announce(highest=1, dropped=7))
     answer = usage(desk)
     assert not answer.complete
     assert answer.producers["dropped"] == 7

@@ -12,7 +12,7 @@ from tallybook.errors import TallybookError
 from tallybook.event import Event
 from tallybook_server.catalogue import Declaration, UnknownDimension
 from tallybook_server.correction import Adjustment, Void
-from tallybook_server.ledger import AlreadyVoided, UnfitCorrection
+from tallybook_server.ledger import AlreadyVoided, NothingToVoid, UnfitCorrection
 
 
 class Counted(NamedTuple):
@@ -62,6 +62,8 @@ class Facts:
         if correction.corrects:
             (voided,) = (one for one in self.corrections if one.position == correction.corrects)
             return None if in_force(voided, self.corrections) else AlreadyVoided
+        if not correction.runs:
+            return NothingToVoid
         there = {(one.entry, one.place) for one in standing(self)}
         here = {(run.entry, run.first) for run in correction.runs}
         return None if here <= there else AlreadyVoided

@@ -23,6 +23,7 @@ from tallybook_server.catalogue import (
     UnknownDimension,
 )
 from tallybook_server.correction import Adjustment
+from tallybook_server.event_filter import EventFilter
 from tallybook_server.question import (
     AppliedRule,
     TagFilter,
@@ -273,6 +274,17 @@ def passes(one: Event | Adjustment, dimension: str, query: UsageQuery) -> bool:
     if query.tenants is not None and one.tenant not in query.tenants:
         return False
     return all(passes_filter(one.tags, test) for test in query.filters)
+
+
+def is_chosen(one: Event, chosen: EventFilter) -> bool:
+    """Whether a filter for single events chooses it, by what worlds choose by."""
+    return (
+        (chosen.dimensions is None or one.dimension in chosen.dimensions)
+        and (chosen.tenants is None or one.tenant in chosen.tenants)
+        and all(passes_filter(one.tags, test) for test in chosen.tags)
+        and (chosen.start is None or chosen.start <= one.time)
+        and (chosen.end is None or one.time < chosen.end)
+    )
 
 
 def passes_filter(tags: dict[str, str], test: TagFilter) -> bool:

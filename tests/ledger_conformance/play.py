@@ -18,6 +18,7 @@ from tallybook_server.ledger import (
     AlreadyVoided,
     Delivery,
     EventId,
+    NothingToVoid,
     OfferedEvent,
     UnfitCorrection,
     VoidRequest,
@@ -32,8 +33,8 @@ from tallybook_server.question import (
 from tests.ledger_conformance.arrivals import Arrivals
 from tests.ledger_conformance.deliveries import block
 from tests.ledger_conformance.engines import Subject
-from tests.ledger_conformance.facts import Counted, Facts
-from tests.ledger_conformance.oracle import answer, refusals
+from tests.ledger_conformance.facts import Counted, Facts, standing
+from tests.ledger_conformance.oracle import answer, is_chosen, refusals
 from tests.ledger_conformance.worlds import (
     Adjust,
     Ask,
@@ -44,6 +45,7 @@ from tests.ledger_conformance.worlds import (
     Reopen,
     Slice,
     TakeBack,
+    TakeBackAll,
     Undo,
     World,
 )
@@ -133,6 +135,8 @@ class Player:
             self._adjust(step)
         elif isinstance(step, TakeBack):
             self._take_back(step)
+        elif isinstance(step, TakeBackAll):
+            self._take_back_all(step)
         elif isinstance(step, Undo):
             self._undo(step)
         elif isinstance(step, Declare):
@@ -216,6 +220,17 @@ class Player:
             void = Void(self._new_id(), "as drawn", (Run(one.entry, one.place, one.place),))
             self._correct(VoidRequest(void.id, void.reason, event=self._identity(one)), void)
 
+    def _take_back_all(self, step: TakeBackAll) -> None:
+        names = step.chosen.dimensions or ()
+        chosen = replace(step.chosen, dimensions=tuple(map(self._dimension, names)))
+        runs = tuple(
+            Run(one.entry, one.place, one.place)
+            for one in standing(self._facts)
+            if is_chosen(one.event, chosen)
+        )
+        void = Void(self._new_id(), "as drawn", runs)
+        self._correct(VoidRequest(void.id, void.reason, events=chosen), void)
+
     def _undo(self, step: Undo) -> None:
         if self._facts.corrections:
             known = self._facts.corrections
@@ -228,7 +243,7 @@ class Player:
         done, refused = None, None
         try:
             done = self._subject.ledger.correct(request).result(TIMEOUT_SECONDS)
-        except (AlreadyVoided, UnfitCorrection, UnknownDimension) as error:
+        except (AlreadyVoided, NothingToVoid, UnfitCorrection, UnknownDimension) as error:
             refused = type(error)
         assert refused is expected, f"{meant} was met by {refused}; expected {expected}"
         if done is None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tallybook.event import Event
 from tallybook_server.catalogue import Declaration
+from tallybook_server.event_filter import EventFilter
 from tallybook_server.question import (
     AGGREGATIONS,
     ORDERS,
@@ -32,6 +33,7 @@ from tests.ledger_conformance.worlds import (
     Slice,
     Step,
     TakeBack,
+    TakeBackAll,
     Undo,
     World,
 )
@@ -82,7 +84,7 @@ SCENES = (
     Scene("America/Sao_Paulo", 1_541_300_400_000_000),  # 2018-11-04: midnight is skipped
     Scene("Asia/Kathmandu", 1_709_230_500_000_000),  # 2024-03-01 begins, at 5:45 from UTC
 )
-OFFSETS = (0, -1, 1, HOUR, -HOUR, HOUR - 1, -HOUR - 1, 30 * MINUTE, -MINUTE, 2 * MINUTE)
+OFFSETS = (0, 0, -1, 1, HOUR, -HOUR, HOUR - 1, -HOUR - 1, 30 * MINUTE, -MINUTE, 2 * MINUTE)
 FAR_OFFSETS = (*OFFSETS, -DAY, DAY, DAY + 1, -3 * DAY, 31 * DAY, -31 * DAY, -400 * DAY, 400 * DAY)
 NEAR = 3 * HOUR
 
@@ -90,9 +92,9 @@ NEAR = 3 * HOUR
 
 
 def time(chance: Chance, scene: Scene) -> int:
-    """A moment beside the scene's, or anywhere near it."""
-    at = chance.often(None, FAR_OFFSETS)
-    return scene.moment + (chance.upto(2 * NEAR) - NEAR if at is None else at)
+    """The scene's moment, one that lies in some way beside it, or any that is near."""
+    anywhere = chance.upto(2 * NEAR) - NEAR
+    return scene.moment + chance.one_of((0, *OFFSETS, *FAR_OFFSETS, *[anywhere] * 8))
 
 
 def tags(chance: Chance) -> dict[str, str]:
@@ -195,6 +197,17 @@ def declaration(chance: Chance, scene: Scene, name: str) -> Declaration:
     )
 
 
+def choice(chance: Chance, scene: Scene) -> EventFilter:
+    """Events of one dimension, by anything else."""
+    return EventFilter(
+        dimensions=(chance.one_of(DIMENSIONS),),
+        tenants=chance.often(None, (("t",), (None,), ("u", None))),
+        tags=tuple(tag_filter(chance) for _ in range(chance.below(2))),
+        start=chance.often(None, (time(chance, scene),)),
+        end=chance.often(None, (time(chance, scene),)),
+    )
+
+
 def slices(chance: Chance) -> tuple[Slice, ...]:
     """Blocks of any of the lives, in any order, any of them again."""
     return tuple(
@@ -216,6 +229,8 @@ def step(chance: Chance, scene: Scene) -> Step:
         return Adjust(event(chance, scene), (mantissa * chance.one_of((-1, 1)), scale))
     if kind is TakeBack:
         return TakeBack(chance.some(range(12), 3))
+    if kind is TakeBackAll:
+        return TakeBackAll(choice(chance, scene))
     if kind is Undo:
         return Undo(chance.below(3))
     if kind is Declare:
@@ -226,7 +241,8 @@ def step(chance: Chance, scene: Scene) -> Step:
 
 
 OFTEN: Final = (Blocks, Json, Ask, Adjust, TakeBack, Undo, Declare)
-KINDS: Final = (*OFTEN, *OFTEN, Maintain, Maintain, Reopen)
+SELDOM: Final = (TakeBackAll, Maintain, Maintain, Reopen)
+KINDS: Final = (*OFTEN, *OFTEN, *SELDOM)
 
 
 def last_ask(chance: Chance, scene: Scene) -> Ask:

@@ -8,6 +8,7 @@ import pytest
 
 from tallybook_server.catalogue import UnknownDimension
 from tallybook_server.correction import Adjustment, Void
+from tallybook_server.event_filter import EventFilter
 from tallybook_server.ledger import (
     AlreadyVoided,
     CorrectionConflict,
@@ -16,7 +17,7 @@ from tallybook_server.ledger import (
     VoidRequest,
 )
 from tests.ledger_conformance.clerk import Clerk
-from tests.ledger_conformance.deliveries import HOUR, NOON, ONE, block, event
+from tests.ledger_conformance.deliveries import HOUR, NOON, ONE, TWO, block, event
 
 
 @pytest.fixture
@@ -205,6 +206,30 @@ def test_void_takes_back_of_one_producer_only(filled: Clerk) -> None:
     with pytest.raises(NothingToVoid):
         filled.void("v", 1, producer=ONE[::-1][:15] + b"\x00")
     assert filled.total() == "15"
+
+
+def test_choice_of_events_is_taken_back_by_one_entry(filled: Clerk, life: str) -> None:
+    """All that passes and still counts; what comes later does not belong to it."""
+    filled.send(block(1, [event(16, tenant="other"), event(32)], producer=TWO))
+    filled.void("v", 4)
+    filled.pass_through(life)
+    chosen = EventFilter(tenants=("acme",))
+    void = filled.correct(VoidRequest("w", "a leaked key", events=chosen))
+    assert isinstance(void.correction, Void)
+    assert void.correction.events == 4
+    filled.send(block(5, [event(64)]))
+    assert filled.total() == "80"
+    assert filled.correct(VoidRequest("w", "a leaked key", events=chosen)).repeated
+    filled.undo("x", void)
+    assert filled.total() == "119"
+
+
+def test_choice_that_finds_nothing_is_kept(filled: Clerk) -> None:
+    """It is said, and can be found among the rejections."""
+    chosen = EventFilter(tenants=("nobody",))
+    with pytest.raises(NothingToVoid):
+        filled.correct(VoidRequest("w", "a leaked key", events=chosen))
+    assert [one.reason for one in filled.ledger.rejections(after=(0, -1), limit=9)] == ["void"]
 
 
 # -- the catalogue ---------------------------------------------------------------------------

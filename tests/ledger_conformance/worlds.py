@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tallybook.event import Event
 from tallybook_server.catalogue import Declaration
+from tallybook_server.event_filter import EventFilter
 from tallybook_server.question import UsageQuery
 
 
@@ -61,6 +62,13 @@ class TakeBack:
 
 
 @dataclass(frozen=True)
+class TakeBackAll:
+    """Every event that passes is taken back, as for a bug or a leaked key."""
+
+    chosen: EventFilter
+
+
+@dataclass(frozen=True)
 class Undo:
     """An adjustment or a void is taken back: the so-manieth last one."""
 
@@ -100,7 +108,7 @@ class Ask:
     by_time: bool = False
 
 
-Step = Blocks | Json | Adjust | TakeBack | Undo | Declare | Maintain | Reopen | Ask
+Step = Blocks | Json | Adjust | TakeBack | TakeBackAll | Undo | Declare | Maintain | Reopen | Ask
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, Verdict, li
 from tallybook_server.journal import Journal, RejectionRow, open_read_only
 from tallybook_server.judge import rejected_digest
 from tallybook_server.ledger import Finding
-from tallybook_server.rows import counted_after, keyed_after
+from tallybook_server.rows import counted_after, keyed_events
 from tallybook_server.segment import Segment, file_digest, read_range
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
@@ -348,12 +348,10 @@ class _Verification:
     def identities(self) -> Iterator[Finding]:
         """Keys and ids, against the events that carry them."""
         found = 0
-        after = (0, -1)
-        while page := keyed_after(self._tables, self._book.segments, self._snapshot, after, _PAGE):
-            checked, wrong = self._read(lambda journal: _check_identities(journal, page))
+        for page in keyed_events(self._tables, self._book.segments, self._snapshot, _PAGE):
+            checked, wrong = self._read(partial(_check_identities, page=page))
             found += checked
             yield from wrong
-            after = (page[-1].entry, page[-1].place)
         taken = self._read(partial(_taken, upto=self._snapshot.position))
         if taken != found:
             yield Finding("identity", "identities", f"{taken} are taken, by {found} events")

@@ -68,10 +68,7 @@ def _known(read: Read, chosen: EventFilter) -> list[int] | None:
 def _claimed(read: Read, key: str, *, by_id: bool) -> list[int]:
     """The entries with an event that has taken this key or id, in whatever source."""
     found: set[int] = set()
-    begin = ("", "")
-    if by_id:
-        # The scope of ids is "", so this one comes before the first that is found.
-        found.update(read(partial(_positions, scopes=[begin], key=key)))
+    begin = ("", "")  # In front of all: nobody takes a key without a source.
     while True:
         scopes: list[tuple[str, str]] = read(partial(_scopes, begin=begin))
         if not scopes:

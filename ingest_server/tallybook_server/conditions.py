@@ -8,15 +8,13 @@ kept apart, because the tail has these in different tables; a segment has them i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 from tallybook_server.event_filter import INDEX_MAX, EventFilter
-from tallybook_server.question import TagFilter
 from tallybook_server.segment import Segment
-from tallybook_server.source import Values
+from tallybook_server.source import Values, passes
 
-__all__ = ["can_hold", "of_event", "of_identity", "of_tags", "of_user", "range_of", "tag_condition"]
+__all__ = ["can_hold", "of_event", "of_identity", "of_tags", "of_user", "range_of"]
 
 CHOSEN: Final = "chosen_entries"
 """The relation with the entries that are looked at, where the journal has chosen some."""
@@ -32,20 +30,7 @@ def of_user(chosen: EventFilter, values: Values) -> list[str]:
 
 def of_tags(chosen: EventFilter, tag: Callable[[str], str], values: Values) -> list[str]:
     """What is asked of the tags; *tag* writes the value of a key."""
-    return [tag_condition(one, partial(tag, one.key), values) for one in chosen.tags]
-
-
-def tag_condition(one: TagFilter, text: Callable[[], str], values: Values) -> str:
-    """One test; *text* writes the tag's value, and is called each time that it is needed."""
-    if one.test == "exists":
-        return f"{text()} IS NOT NULL"
-    if one.test == "absent":
-        return f"{text()} IS NULL"
-    if one.test == "prefix":
-        begins = (f"starts_with({text()}, {values(value)})" for value in one.values)
-        return f"({' OR '.join(begins)})"
-    inside = f"{text()} IN ({', '.join(map(values, one.values))})"
-    return inside if one.test == "in" else f"({inside}) IS NOT TRUE"
+    return [passes(tag(one.key), one, values) for one in chosen.tags]
 
 
 def of_event(

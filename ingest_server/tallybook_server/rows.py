@@ -1,8 +1,11 @@
 """
 Events of a snapshot one by one, in the ledger's order.
 
-A page is the first so many events behind a place that pass a filter. Segments whose
-entries overlap are read together, and those behind them only if the page is not full.
+A page is the first so many events behind a place that pass a filter. A segment is in the
+order of tenants, and several may cover the same entries, each event being in one of them.
+So the ledger is read by *stretches*, entries that the same segments cover, until the page
+is full. Where several segments cover one, the places are read first, which are two columns of
+numbers and those that are filtered by; then the rest, of the segments that are on the page.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,22 +33,22 @@ from tallybook_server.conditions import (
     of_user,
     range_of,
 )
-from tallybook_server.event_filter import EVERY_EVENT, EventFilter, Place
+from tallybook_server.event_filter import EVERY_EVENT, INDEX_MAX, EventFilter, Place
 from tallybook_server.segment import Segment, identifier
 from tallybook_server.snapshot import Part, Snapshot
 from tallybook_server.source import Values, files
 from tallybook_server.tables import Tables
 
 __all__ = [
-    "Cluster",
     "CountedEvent",
     "Selection",
-    "clusters",
+    "Stretch",
     "counted_after",
     "keyed_events",
     "row_at",
     "sealed_events",
     "select",
+    "stretches",
 ]
 
 
@@ -84,12 +88,12 @@ class Selection:
     keyed: bool = False
 
 
-class Cluster(NamedTuple):
+class Stretch(NamedTuple):
     """
-    Segments whose entries overlap, directly or by others between them.
+    Entries that the same segments cover.
 
     Attributes:
-        first: The first entry that one of them covers.
+        first: The first entry.
         last: The last one.
         segments: At least one.
     """
@@ -100,16 +104,27 @@ class Cluster(NamedTuple):
 
 
 def counted_after(
-    tables: Tables,
-    directory: Path,
-    snapshot: Snapshot,
-    after: tuple[int, int],
-    limit: int,
-    *,
-    keyed: bool = False,
+    tables: Tables, directory: Path, snapshot: Snapshot, after: tuple[int, int], limit: int
 ) -> list[CountedEvent]:
     """At most *limit* events behind (entry, index), in the ledger's order."""
-    return select(tables, directory, snapshot, Selection(after, limit, keyed=keyed))
+    return select(tables, directory, snapshot, Selection(after, limit))
+
+
+def keyed_events(
+    tables: Tables, directory: Path, snapshot: Snapshot, page: int
+) -> Iterator[list[CountedEvent]]:
+    """Every event that has a key or an id, once, in no order, at most *page* at a time."""
+    wanted = Selection((0, -1), page, keyed=True)
+    with tables.cursor() as cursor:
+        for segment in snapshot.segments:
+            sql, values = _whole(directory, [segment], wanted)
+            cursor.execute(sql, values.list)
+            while rows := cursor.fetchmany(page):
+                yield [_sealed_event(segment.tags, bool(segment.more), row) for row in rows]
+    tail = replace(snapshot, segments=())
+    while found := select(tables, directory, tail, wanted):
+        yield found
+        wanted = replace(wanted, after=found[-1][:2])
 
 
 def select(
@@ -132,8 +147,9 @@ def select(
         if wanted.entries is not None:
             column = numbers(array("q", wanted.entries))
             cursor.register(CHOSEN, arrow_rows({"entry": column}))
-        for cluster in clusters(snapshot, wanted.chosen, first, last):
-            found += _sealed(cursor, directory, cluster, wanted, wanted.limit - len(found))
+        for stretch in stretches(snapshot, wanted.chosen, first, last):
+            rest = replace(wanted, limit=wanted.limit - len(found))
+            found += _sealed(cursor, directory, stretch, rest)
             if len(found) == wanted.limit:
                 return found
         if last > snapshot.sealed_upto:
@@ -156,35 +172,16 @@ def _entries(wanted: Selection, head: int) -> tuple[int, int]:
     return max(first, wanted.entries[0]), min(last, wanted.entries[-1])
 
 
-def clusters(snapshot: Snapshot, chosen: EventFilter, first: int, last: int) -> list[Cluster]:
-    """The segments that can hold what is asked for in these entries, in the ledger's order."""
-    found: list[Cluster] = []
+def stretches(snapshot: Snapshot, chosen: EventFilter, first: int, last: int) -> list[Stretch]:
+    """Where sealed events can be that are asked for, in the entries *first* to *last*; in order."""
     able = [one for one in snapshot.segments if can_hold(one, chosen, first, last)]
-    for segment in sorted(able, key=lambda one: (one.first, one.last)):
-        before = found[-1] if found else None
-        if before is not None and segment.first <= before.last:
-            end = max(before.last, segment.last)
-            found[-1] = Cluster(before.first, end, (*before.segments, segment))
-        else:
-            found.append(Cluster(segment.first, segment.last, (segment,)))
+    edges = {max(first, one.first) for one in able} | {min(last, one.last) + 1 for one in able}
+    found: list[Stretch] = []
+    for begin, end in pairwise(sorted(edges)):
+        covering = tuple(one for one in able if one.first <= begin and end <= one.last + 1)
+        if covering:
+            found.append(Stretch(begin, end - 1, covering))
     return found
-
-
-def keyed_events(
-    tables: Tables, directory: Path, snapshot: Snapshot, page: int
-) -> Iterator[list[CountedEvent]]:
-    """Every event that has a key or an id, once, at most *page* at a time."""
-    for segment in snapshot.segments:
-        wanted = Selection((0, -1), segment.rows, keyed=True)
-        sql, values = _select_sealed(directory, [segment], wanted, segment.rows)
-        with tables.cursor() as cursor:
-            cursor.execute(sql, values.list)
-            while rows := cursor.fetchmany(page):
-                yield [_sealed_event(segment.tags, bool(segment.more), row) for row in rows]
-    unsealed, after = replace(snapshot, segments=()), (0, -1)
-    while found := select(tables, directory, unsealed, Selection(after, page, keyed=True)):
-        yield found
-        after = found[-1].entry, found[-1].place
 
 
 def sealed_events(
@@ -212,14 +209,13 @@ def row_at(
 
     The name is None where the tail holds it.
     """
-    chosen = EventFilter(upto=place)
-    wanted = Selection((place.position, place.at - 1), 1, chosen)
+    wanted = Selection((place.position, place.at - 1), 1, EventFilter(upto=place))
     with tables.cursor() as cursor:
-        for cluster in clusters(snapshot, chosen, place.position, place.position):
-            for segment in cluster.segments:
-                alone = cluster._replace(segments=(segment,))
-                for row in _sealed(cursor, directory, alone, wanted, 1):
-                    return row, segment.name
+        for stretch in stretches(snapshot, wanted.chosen, place.position, place.position):
+            for *_, name in _places(cursor, directory, stretch, wanted):
+                holding = tuple(one for one in stretch.segments if one.name == name)
+                alone = stretch._replace(segments=holding)
+                return _sealed(cursor, directory, alone, wanted)[0], name
     unsealed = select(tables, directory, replace(snapshot, segments=()), wanted)
     return (unsealed[0], None) if unsealed else None
 
@@ -231,55 +227,93 @@ _COLUMNS: Final = (
     '{x}."key", {x}.id, e.given'
 )
 _FIXED: Final = 11
+_FIRST_ONES: Final = 'ORDER BY e.entry, e."index" LIMIT'
 
 
 def _sealed(
-    cursor: duckdb.DuckDBPyConnection,
-    directory: Path,
-    cluster: Cluster,
-    wanted: Selection,
-    limit: int,
+    cursor: duckdb.DuckDBPyConnection, directory: Path, stretch: Stretch, wanted: Selection
 ) -> list[CountedEvent]:
-    # Of segments with other columns each gives its first ones, and the first of all count.
-    alike: defaultdict[tuple[tuple[str, ...], bool], list[Segment]] = defaultdict(list)
-    for segment in cluster.segments:
-        alike[segment.tags, bool(segment.more)].append(segment)
+    having = stretch.segments
+    within = _within(stretch, wanted)
+    if len(having) > 1:
+        # So that each segment is asked only for what is on the page, and most are not at all.
+        places = _places(cursor, directory, stretch, wanted)
+        names = {name for *_, name in places}
+        having = tuple(one for one in having if one.name in names)
+        if places:
+            upto = Place(*places[-1][:2])
+            within = replace(within, chosen=replace(within.chosen, upto=upto))
     found: list[CountedEvent] = []
-    for (tags, more), segments in alike.items():
-        sql, values = _select_sealed(directory, segments, wanted, limit)
+    for segments in _alike(having):
+        sql, values = _whole(directory, segments, within)
+        rows = cursor.execute(f"{sql} {_FIRST_ONES} {values(wanted.limit)}", values.list).fetchall()
+        found += [_sealed_event(segments[0].tags, bool(segments[0].more), row) for row in rows]
+    return sorted(found, key=lambda row: row[:2])
+
+
+def _places(
+    cursor: duckdb.DuckDBPyConnection, directory: Path, stretch: Stretch, wanted: Selection
+) -> list[tuple[int, int, str]]:
+    """Entry, index and segment of the events of a stretch that are wanted, in order."""
+    within = _within(stretch, wanted)
+    found: list[tuple[int, int, str]] = []
+    for segments in _alike(stretch.segments):
+        values = Values()
+        sql = (
+            f'SELECT e.entry, e."index", e.filename FROM {files(directory, segments)} AS e '
+            f"WHERE {_conditions(segments[0], within, values)} "
+            f"{_FIRST_ONES} {values(wanted.limit)}"
+        )
         rows = cursor.execute(sql, values.list).fetchall()
-        found += [_sealed_event(tags, more, row) for row in rows]
-    if len(alike) > 1:
-        found.sort(key=lambda row: row[:2])
-    return found[:limit]
+        found += [(entry, index, Path(name).name) for entry, index, name in rows]
+    return sorted(found)[: wanted.limit]
 
 
-def _select_sealed(
-    directory: Path, segments: list[Segment], wanted: Selection, limit: int
-) -> tuple[str, Values]:
-    values = Values()
-    like = segments[0]
+def _within(stretch: Stretch, wanted: Selection) -> Selection:
+    """What is wanted of a stretch; its segments may go on in front of it and behind it."""
+    last = Place(stretch.last, INDEX_MAX)
+    return replace(
+        wanted,
+        after=max(wanted.after, (stretch.first, -1)),
+        chosen=replace(wanted.chosen, upto=min(last, wanted.chosen.upto or last)),
+    )
+
+
+def _whole(directory: Path, segments: Sequence[Segment], wanted: Selection) -> tuple[str, Values]:
+    """The SELECT of all that there is of the events of *segments* that are wanted."""
+    values, like = Values(), segments[0]
+    columns = _COLUMNS.format(s="e", w="e", x="e")
+    columns += "".join(f", e.{identifier(f'tag:{key}')}" for key in like.tags)
+    columns += ", e.more_tags" if like.more else ""
+    conditions = _conditions(like, wanted, values)
+    return f"SELECT {columns} FROM {files(directory, segments)} AS e WHERE {conditions}", values
+
+
+def _alike(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """The segments in groups with the same columns, which one SELECT can read."""
+    groups: defaultdict[tuple[tuple[str, ...], bool], list[Segment]] = defaultdict(list)
+    for segment in segments:
+        groups[segment.tags, bool(segment.more)].append(segment)
+    return list(groups.values())
+
+
+def _conditions(like: Segment, wanted: Selection, values: Values) -> str:
+    """What is asked of the rows of segments that have the columns of *like*."""
 
     def tag(key: str) -> str:
         if key in like.tags:
             return f"e.{identifier(f'tag:{key}')}"
         return f"e.more_tags[{values(key)}]" if like.more else "NULL::VARCHAR"
 
-    columns = _COLUMNS.format(s="e", w="e", x="e")
-    columns += "".join(f", e.{identifier(f'tag:{key}')}" for key in like.tags)
-    columns += ", e.more_tags" if like.more else ""
     chosen = wanted.chosen
-    conditions = [
-        *of_event(chosen, wanted.after, values, entries=wanted.entries is not None),
-        *of_user(chosen, values),
-        *of_tags(chosen, tag, values),
-        *of_identity(chosen, values, keyed=wanted.keyed),
-    ]
-    sql = (
-        f"SELECT {columns} FROM {files(directory, segments)} AS e "
-        f'WHERE {" AND ".join(conditions)} ORDER BY e.entry, e."index" LIMIT {values(limit)}'
+    return " AND ".join(
+        (
+            *of_event(chosen, wanted.after, values, entries=wanted.entries is not None),
+            *of_user(chosen, values),
+            *of_tags(chosen, tag, values),
+            *of_identity(chosen, values, keyed=wanted.keyed),
+        )
     )
-    return sql, values
 
 
 def _sealed_event(keys: tuple[str, ...], more: bool, row: tuple[Any, ...]) -> CountedEvent:

@@ -17,7 +17,7 @@ from tallybook_server.entry import Entry
 from tallybook_server.event_filter import EventFilter
 from tallybook_server.journal import Journal
 from tallybook_server.ledger import LedgerEvent
-from tallybook_server.rows import CountedEvent, Selection, clusters, select
+from tallybook_server.rows import CountedEvent, Selection, select, stretches
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 
@@ -72,8 +72,12 @@ def _by_entries(
 def _ranges(snapshot: Snapshot, wanted: Selection) -> list[tuple[int, int]]:
     """The entries in which there can be something."""
     first, last = range_of(wanted.chosen, wanted.after, snapshot.position)
-    able = clusters(snapshot, wanted.chosen, first, last)
-    ranges = [(max(first, one.first), min(last, one.last)) for one in able]
+    ranges: list[tuple[int, int]] = []
+    for stretch in stretches(snapshot, wanted.chosen, first, last):
+        if ranges and ranges[-1][1] == stretch.first - 1:
+            ranges[-1] = (ranges[-1][0], stretch.last)
+        else:
+            ranges.append((stretch.first, stretch.last))
     tail = max(first, snapshot.sealed_upto + 1)
     return [*ranges, (tail, last)] if tail <= last else ranges
 

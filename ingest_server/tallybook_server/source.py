@@ -20,7 +20,7 @@ from tallybook_server.question import TagFilter
 from tallybook_server.segment import Segment, quoted, tag_value
 from tallybook_server.selection import Needs, Selection, Unsealed
 
-__all__ = ["Number", "Source", "Values", "files"]
+__all__ = ["Number", "Source", "Values", "files", "passes"]
 
 Number = Literal["none", "narrow", "wide", "any"]
 """
@@ -210,7 +210,7 @@ class Source(NamedTuple):
         return conditions
 
     def _of_tags(self, tag: _Tag, values: Values) -> list[str]:
-        return [_passes(tag(one.key), one, values) for one in self.selection.scope.filters]
+        return [passes(tag(one.key), one, values) for one in self.selection.scope.filters]
 
     def _of_event(self, needs: Needs, values: Values) -> list[str]:
         scope = self.selection.scope
@@ -224,7 +224,7 @@ class Source(NamedTuple):
         return conditions
 
 
-def _passes(text: str, one: TagFilter, values: Values) -> str:
+def passes(text: str, one: TagFilter, values: Values) -> str:
     """The SQL for whether the tag's value *text* passes a filter."""
     match one.test:
         case "exists":

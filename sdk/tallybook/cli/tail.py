@@ -17,7 +17,8 @@ from typing import Any, Final, NoReturn, cast
 
 from tallybook.cli.connection import Server, add_endpoint
 from tallybook.cli.output import Exit, Failure, plain, print_json, print_line, say
-from tallybook.cli.parser import Commands, Parser, add_command, count, moment, pair, tags_of
+from tallybook.cli.parser import Commands, Parser, add_command, count, moment
+from tallybook.cli.tag_options import add_tag_options, tag_parameters
 
 __all__ = ["register"]
 
@@ -76,14 +77,7 @@ def register(commands: Commands) -> None:
 def _add_filters(parser: Parser) -> None:
     for name, words in _REPEATED.items():
         parser.add_argument(f"--{name}", action="append", default=[], help=words)
-    parser.add_argument(
-        "--filter",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only events with this tag; may be repeated",
-    )
+    add_tag_options(parser)
     parser.add_argument(
         "--from", dest="start", type=moment, metavar="TIME", help="the first moment of the events"
     )
@@ -104,7 +98,7 @@ def _filters(arguments: Namespace) -> _Filters:
             for name in ("dimension", "tenant", "source")
             for text in vars(arguments)[name]
         ),
-        *((f"tag.{key}", value) for key, value in tags_of(arguments.filter, "--filter").items()),
+        *tag_parameters(arguments),
         *((name, time.isoformat()) for name, time in moments if time is not None),
         *((name, text) for name, text in texts if text is not None),
     ]

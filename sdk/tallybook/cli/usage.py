@@ -10,7 +10,8 @@ from typing import Final, cast
 
 from tallybook.cli.connection import Answer, Document, Server, add_endpoint
 from tallybook.cli.output import Exit, Failure, Sink, say
-from tallybook.cli.parser import Commands, Parser, add_command, count, pair
+from tallybook.cli.parser import Commands, Parser, add_command, count
+from tallybook.cli.tag_options import add_tag_options
 from tallybook.cli.usage_question import Question, question_of
 from tallybook.cli.usage_table import basis_of, basis_of_headers, explanation_of, table_of
 
@@ -80,27 +81,7 @@ def _add_whose(parser: Parser) -> None:
         metavar="NAME",
         help="tenant, or tag:KEY; may be repeated, or several with commas between",
     )
-    for option, words in (
-        ("--tag", "only events whose tag has this value"),
-        ("--not-tag", "only events whose tag has not this value, or that lack it"),
-        ("--prefix-tag", "only events whose tag begins so"),
-    ):
-        parser.add_argument(
-            option,
-            type=pair,
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help=f"{words}; may be repeated",
-        )
-    parser.add_argument(
-        "--exists-tag",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="KEY=true",
-        help="only events that have the tag, or with KEY=false those that lack it",
-    )
+    add_tag_options(parser)
 
 
 def _add_when(parser: Parser) -> None:

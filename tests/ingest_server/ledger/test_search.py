@@ -19,8 +19,8 @@ from tallybook_server.correction import Corrections, Run, Void
 from tallybook_server.event_filter import INDEX_MAX, EventFilter, Place
 from tallybook_server.ledger import LedgerEvent
 from tallybook_server.question import TagFilter
-from tallybook_server.rows import Selection, select
-from tallybook_server.segment import Segment, quoted
+from tallybook_server.rows import CountedEvent, Selection, row_at, select, stretches
+from tallybook_server.segment import Segment, identifier, quoted
 from tests.ingest_server.ledger.conftest import ONE, START, TWO, Desk, block, event
 
 HOUR = 3_600_000_000
@@ -235,14 +235,18 @@ def split(desk: Desk, segment: Segment, *conditions: str) -> tuple[Segment, ...]
         for at, condition in enumerate(conditions):
             name = f"part-{at}.parquet"
             source, target = quoted(str(directory / segment.name)), quoted(str(directory / name))
-            cursor.execute(
-                f"COPY (SELECT * FROM read_parquet({source}) WHERE {condition}) "
-                f"TO {target} (FORMAT parquet)"
-            )
-            rows, least, most = cursor.execute(
-                f'SELECT count(*), min("time"), max("time") FROM read_parquet({target})'
+            rows = f"FROM read_parquet({source}) WHERE {condition}"
+            counts = ", ".join(f"count({identifier(f'tag:{key}')})" for key in segment.tags)
+            count, least, most, *used = cursor.execute(
+                f'SELECT count(*), min("time"), max("time"), {counts} {rows}'
             ).fetchall()[0]
-            parts.append(segment._replace(name=name, rows=rows, time_min=least, time_max=most))
+            tags = tuple(key for key, n in zip(segment.tags, used, strict=True) if n)
+            unused = [identifier(f"tag:{key}") for key in segment.tags if key not in tags]
+            columns = f"* EXCLUDE ({', '.join(unused)})" if unused else "*"
+            cursor.execute(f"COPY (SELECT {columns} {rows}) TO {target} (FORMAT parquet)")
+            parts.append(
+                segment._replace(name=name, rows=count, time_min=least, time_max=most, tags=tags)
+            )
     return tuple(parts)
 
 
@@ -253,21 +257,40 @@ def test_segments_may_cover_the_same_entries(desk: Desk) -> None:
     desk.send(block(20, event(20), event(21)))
     desk.seal()
     desk.send(block(30, event(30)))
-    whole = [(one.position, one.index) for one in desk.ledger.scan(after=FIRST, limit=100)]
     snapshot = desk.ledger.snapshots.current
-    parts = split(
-        desk, snapshot.segments[0], '"index" % 3 = 0', '"index" % 3 = 2', '"index" % 3 = 1'
-    )
-    mixed = replace(snapshot, segments=(*parts, *snapshot.segments[1:]))
+    tables, directory = desk.ledger.tables, desk.directory / "segments"
+    whole = select(tables, directory, snapshot, Selection(FIRST, 100))
+    thirds = ('"index" % 3 = 0', '"index" % 3 = 2', '"index" % 3 = 1')
+    parts = split(desk, snapshot.segments[0], *thirds)
+    assert len({part.tags for part in parts}) > 1
+    # As late events make it: one goes on in front of the others, and one behind them.
+    wide = (parts[0]._replace(last=5), parts[1], parts[2]._replace(first=1))
+    mixed = replace(snapshot, segments=(*wide, *snapshot.segments[1:]))
+    assert len(stretches(mixed, EventFilter(), 1, 10)) > 1
     for limit in (1, 2, 5, 100):
-        found: list[tuple[int, int]] = []
+        found: list[CountedEvent] = []
         after = FIRST
-        while page := select(
-            desk.ledger.tables, desk.directory / "segments", mixed, Selection(after, limit)
-        ):
-            found += [row[:2] for row in page]
-            after = found[-1]
+        while page := select(tables, directory, mixed, Selection(after, limit)):
+            found += page
+            after = found[-1][:2]
         assert found == whole
+    for row in whole:
+        there = row_at(tables, directory, mixed, Place(row.entry, row.place))
+        assert there is not None
+        assert there[0] == row
+
+
+def test_segment_without_a_place_on_the_page_is_read_for_places_only(desk: Desk) -> None:
+    """The stretch's other segments are not read whole for what one of them has."""
+    desk.send(block(1, *SHOP), block(1, *OTHER, producer=TWO))
+    desk.seal()
+    snapshot = desk.ledger.snapshots.current
+    parts = split(desk, snapshot.segments[0], '"index" > 0', '"index" = 0')
+    mixed = replace(snapshot, segments=parts)
+    tables, directory = desk.ledger.tables, desk.directory / "segments"
+    found = row_at(tables, directory, mixed, Place(2, 0))
+    assert found is not None
+    assert (found[0].event, found[1]) == (SHOP[0], parts[1].name)
 
 
 # -- large ledgers -------------------------------------------------------------------------
@@ -289,7 +312,11 @@ def test_producer_with_many_blocks_is_found_by_walking(
         101,
         102,
     ]
-    assert len(list(paged(desk, EventFilter(sources=("shop",)), limit=7))) == 20
+    chosen = EventFilter(sources=("shop",))
+    assert len(list(paged(desk, chosen, limit=7))) == 20
+    steps = list(candidates.candidates(desk.ledger._read, chosen, [(1, desk.ledger.position().n)]))
+    assert len(steps) > 2
+    assert max(map(len, steps)) <= 4 + 3
 
 
 def test_key_is_found_among_many_sources(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

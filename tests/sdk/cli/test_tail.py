@@ -118,8 +118,12 @@ FILTERS = [
     (["--tenant", "", "--tenant", "acme"], ["1", "2", "3"]),
     (["--dimension", "bytes"], ["3"]),
     (["--source", "web"], ["2"]),
-    (["--filter", "region=eu"], ["1", "3"]),
-    (["--filter", "region=eu", "--filter", "model=small"], ["1"]),
+    (["--tag", "region=eu"], ["1", "3"]),
+    (["--tag", "region=eu", "--tag", "model=small"], ["1"]),
+    (["--tag", "region=us", "--tag", "region=eu"], ["1", "3"]),
+    (["--not-tag", "model=small"], ["2", "3"]),
+    (["--prefix-tag", "model=sm"], ["1"]),
+    (["--exists-tag", "region=false"], ["2"]),
     (["--from", "2026-01-02T00:00:00Z"], ["2", "3"]),
     (["--to", "2026-01-02T00:00:00+01:00"], ["1"]),
     (["--key", "k"], ["3"]),
@@ -177,7 +181,7 @@ def test_control_characters_do_not_reach_the_terminal(
         ["--follow", "--after", "x"],
         ["--producer", "x"],
         ["--from", "yesterday"],
-        ["--filter", "x"],
+        ["--tag", "x"],
     ],
 )
 def test_wrong_argument_is_exit_2(tallybook: Command, endpoint: str, arguments: list[str]) -> None:

@@ -501,7 +501,8 @@ def _taken(journal: Journal, upto: int) -> int:
 
 def _counted_marks(entry: Entry, marks: list[int]) -> int:
     """The sum of the marks of an entry's events that count."""
-    total: int = marks[entry.detail[2]]
+    count: int = entry.detail[2]
+    total = marks[count]
     for run in entry.verdicts:
         if run.verdict in UNCOUNTED:
             total -= marks[run.last + 1] - marks[run.first]

@@ -5,6 +5,7 @@ The policy of compaction, on numbers alone: what is merged, what it costs, and t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import count
 
 import pytest
@@ -46,7 +47,7 @@ class Shelf:
         inputs = choose(self.contents, self.policy)
         if inputs is None:
             return False
-        rows: Months = sum((self.contents.pop(one) for one in inputs), Counter())
+        rows = _sum(self.contents.pop(one) for one in inputs)
         self.written += rows.total()
         months = choose_months(rows, self.policy)
         pieces = {month: Counter({month: rows.pop(month)}) for month in months}
@@ -62,6 +63,10 @@ class Shelf:
     def read_for(self, month: int) -> int:
         """Rows of the segments that a question about *month* reads."""
         return sum(rows.total() for rows in self.contents.values() if rows[month])
+
+
+def _sum(some: Iterable[Months]) -> Months:
+    return sum(some, Months())
 
 
 def _segment(
@@ -96,7 +101,7 @@ def test_policy_ends_keeps_every_row_and_leaves_little_to_merge(
             steps += 1
     # Per seal: once out of level 0, and what comes of it is merged by at least 2 each time.
     assert steps <= len(seals) * (2 + policy.months_max)
-    assert sum(shelf.contents.values(), Counter()) == sum(seals, Counter())
+    assert _sum(shelf.contents.values()) == _sum(seals)
     names = [one.name for one in shelf.contents]
     assert len(set(names)) == len(names)
     small = Counter(

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from tallybook._version import __version__
 from tallybook.clock import Clock, SystemClock
 from tallybook_server.adjustments import Adjustments, answer_adjustments
+from tallybook_server.backups import Backups
 from tallybook_server.body import BodyBudget
 from tallybook_server.dimensions import Dimensions, answer_dimensions
 from tallybook_server.edge import Edge, logger
@@ -73,6 +74,7 @@ def create_app(
     ingest = Ingest(ledger, settings, clock, budget)
     adjustments = Adjustments(ledger, settings, clock, budget)
     dimensions = Dimensions(ledger, settings, budget)
+    backups = Backups(ledger, settings, budget)
     queries = CapacityLimiter(settings.queries_max)
     usage = UsageRoutes(ledger, settings, budget, queries)
     proving = CapacityLimiter(1)
@@ -121,6 +123,7 @@ def create_app(
         Route("/v1/rejections", ask(answer_rejections, queries), methods=["GET"]),
         Route("/v1/producers", ask(answer_producers, queries), methods=["GET"]),
         Route("/v1/verify", ask(answer_verify, verifying), methods=["GET"]),
+        Route("/v1/backup", backups.post, methods=["POST"]),
         Route("/problems", _problems, methods=["GET"]),
         Route("/problems/{slug}", _problem, methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),

@@ -8,18 +8,19 @@ from bisect import bisect_right
 
 from tallybook_server.journal import Journal
 from tallybook_server.ledger import Position, PositionUnknown
+from tallybook_server.lineage import Lineage
 
 __all__ = ["check_position", "position_at"]
 
 
-def check_position(asked: Position, head: Position) -> None:
+def check_position(asked: Position, head: Position, lineage: Lineage) -> None:
     """
     See that the ledger has been at *asked*.
 
     Raises:
-        PositionUnknown: It is beyond the *head*, or before the beginning.
+        PositionUnknown: It is beyond the *head*, before the beginning, or was lost in a restore.
     """
-    if asked.incarnation > head.incarnation or not 0 <= asked.n <= head.n:
+    if not lineage.holds(asked) or asked.n > head.n:
         raise PositionUnknown(asked, head)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tallybook_server.ledger import LedgerDamaged, LedgerLocked
 from tallybook_server.segment import WRITING_PREFIX
 
-__all__ = ["Book", "sync_directory", "sync_file"]
+__all__ = ["Book", "restoring_path", "sync_directory", "sync_file"]
 
 _JOURNAL_FILES = ("journal.db", "journal.db-wal", "journal.db-shm", "journal.db-journal")
 
@@ -39,7 +39,14 @@ class Book:
 
         Raises:
             LedgerLocked: A server has it.
+            LedgerDamaged: A restore into this place did not come to its end.
         """
+        unfinished = restoring_path(self.directory)
+        if unfinished.exists():
+            raise LedgerDamaged(
+                f"{unfinished} is what a restore left that did not come to its end; run tallybook "
+                "restore again, or remove it"
+            )
         self.segments.mkdir(parents=True, exist_ok=True)
         for directory in (self.directory, self.directory.parent, self.directory.parent.parent):
             sync_directory(directory)
@@ -91,6 +98,11 @@ class Book:
             if path.name not in segments and not path.name.startswith(WRITING_PREFIX):
                 unknown.append(f"segments/{path.name}")
         return sorted(unknown)
+
+
+def restoring_path(directory: Path) -> Path:
+    """Where the book for *directory* is made while it is restored."""
+    return directory.with_name(f"restoring-{directory.name}")
 
 
 def sync_directory(path: Path) -> None:

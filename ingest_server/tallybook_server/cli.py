@@ -1,5 +1,5 @@
 """
-The server's commands: serve, verify, and demo, which has a package of its own.
+The server's commands: serve and verify; backup, restore and demo have modules of their own.
 
 They are registered in the one command `tallybook` by entry point, also for commands that
 never need them. So this module imports nothing of the server's; each command does, when
@@ -9,13 +9,11 @@ it runs, and says what to install where the libraries are missing.
 from __future__ import annotations
 
 import logging
-import os
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from tallybook.cli.connection import DEFAULT_ENDPOINT, Server
 from tallybook.cli.output import (
@@ -31,8 +29,9 @@ from tallybook.cli.output import (
 from tallybook.cli.parser import Commands, add_command
 from tallybook.cli.version import missing_of_server
 from tallybook.errors import InvalidSetting
-from tallybook_server import proving
+from tallybook_server import proving, recovery_command
 from tallybook_server.demo import command as demo
+from tallybook_server.server_options import add_data, data_of
 
 if TYPE_CHECKING:
     from tallybook_server.settings import Settings
@@ -47,6 +46,7 @@ def register(commands: Commands) -> None:
     _register_serve(commands)
     _register_verify(commands)
     proving.register(commands)
+    recovery_command.register(commands, needs_server)
     demo.register(commands, needs_server)
 
 
@@ -66,28 +66,6 @@ def needs_server(command: str) -> None:
         )
 
 
-class _Options(Protocol):
-    """A parser, or a group of options of it."""
-
-    def add_argument(
-        self, *names: str, type: Callable[[str], object], metavar: str, help: str
-    ) -> object: ...
-
-
-def _add_data(options: _Options) -> None:
-    options.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="the server's directory; by default TALLYBOOK_DATA, else ./tallybook-data",
-    )
-
-
-def _data(arguments: Namespace) -> Path:
-    given: Path | None = arguments.data
-    return given or Path(os.environ.get("TALLYBOOK_DATA") or "tallybook-data")
-
-
 # -- serve ---------------------------------------------------------------------------------
 
 
@@ -99,7 +77,7 @@ def _register_serve(commands: Commands) -> None:
         summary="take events in, keep the ledger, and answer questions",
         examples=["tallybook serve", "tallybook serve --data /srv/tallybook --port 0"],
     )
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; %(default)s")
     parser.add_argument(
         "--port", type=int, default=_PORT, help="the port, 0 for any free one; %(default)s"
@@ -108,7 +86,7 @@ def _register_serve(commands: Commands) -> None:
 
 def _serve(arguments: Namespace) -> int:
     needs_server("serve")
-    settings = _settings(_data(arguments), arguments.host, arguments.port)
+    settings = _settings(data_of(arguments), arguments.host, arguments.port)
     from tallybook_server.embedded import EmbeddedLedger
     from tallybook_server.ledger import LedgerDamaged
     from tallybook_server.serve import run
@@ -167,11 +145,13 @@ def _register_verify(commands: Commands) -> None:
         examples=[
             "tallybook verify --data /srv/tallybook",
             "tallybook verify --endpoint http://127.0.0.1:8255",
+            "tallybook verify --backup /mnt/backup",
         ],
     )
     place = parser.add_mutually_exclusive_group()
-    _add_data(place)
+    add_data(place)
     place.add_argument("--endpoint", metavar="URL", help="let the server that runs there do it")
+    place.add_argument("--backup", type=Path, metavar="DIR", help="verify a backup instead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +162,7 @@ class _Verified:
     Attributes:
         where: The directory or the server.
         entries: Entries of the ledger; None where too much is wrong to say.
-        events: Counted events; likewise, and None where a server was asked.
+        events: Counted events; likewise, and None where a server was asked or a backup read.
         findings: What is wrong: what, where, detail.
         more: There is more of it than is shown.
     """
@@ -198,8 +178,11 @@ def _verify(arguments: Namespace) -> int:
     needs_server("verify")
     if arguments.endpoint is not None:
         verified = _verify_through(Server.of(arguments.endpoint))
+    elif arguments.backup is not None:
+        findings = recovery_command.verify_backup(arguments.backup)
+        verified = _Verified(str(arguments.backup), None, None, findings)
     else:
-        verified = _verify_closed(_data(arguments))
+        verified = _verify_closed(data_of(arguments))
     if arguments.json:
         print_json(asdict(verified))
     else:

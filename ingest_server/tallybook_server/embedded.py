@@ -11,6 +11,7 @@ compactor puts these to their months (`compaction`, `compactor`, `merge`).
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -22,6 +23,8 @@ from typing import TypeVar
 from tallybook.clock import Clock, Ids, SystemClock, SystemIds
 from tallybook.event import Event
 from tallybook_server.as_of import check_position, position_at
+from tallybook_server.backup import Backup
+from tallybook_server.backup_manifest import BackupDamaged
 from tallybook_server.book import Book
 from tallybook_server.catalogue import Catalogue, Declaration
 from tallybook_server.compaction import Policy
@@ -35,6 +38,7 @@ from tallybook_server.journal import Connect, Journal, open_connection
 from tallybook_server.ledger import (
     EVERY_EVENT,
     Acknowledgement,
+    BackedUp,
     Corrected,
     Delivery,
     EventFilter,
@@ -42,6 +46,7 @@ from tallybook_server.ledger import (
     Finding,
     FoundEvent,
     LedgerBusy,
+    LedgerDamaged,
     LedgerEvent,
     Place,
     Position,
@@ -168,6 +173,7 @@ class EmbeddedLedger:
         self._door = ids.producer()
         self._door_next = 1
         self._door_lock = Lock()
+        self._backing_up = Lock()
         self._due = Flag()
         self._closing = False
         self._sealing: Thread | None = None
@@ -287,7 +293,7 @@ class EmbeddedLedger:
         with self.snapshots.hold() as snapshot:
             head = Position(self.writer.incarnation, snapshot.position)
             if query.as_of is not None:
-                check_position(query.as_of, head)
+                check_position(query.as_of, head, self.writer.lineage)
             answer = aggregate(self.tables, self._book.segments, snapshot, query)
         explanation = answer.explanation
         if explanation is not None:
@@ -389,6 +395,18 @@ class EmbeddedLedger:
     def _sealed_events(self, entry: int, indices: Sequence[int]) -> Mapping[int, Event]:
         with self.snapshots.hold() as snapshot:
             return sealed_events(self.tables, self._book.segments, snapshot, entry, indices)
+
+    # -- backup ----------------------------------------------------------------------------
+
+    def backup(self, target: str) -> BackedUp:
+        """Make a backup in the directory *target*, one at a time. See `Ledger.backup`."""
+        with self._backing_up:
+            try:
+                return Backup(self._book, self.writer, Path(target)).make()
+            except BackupDamaged as error:
+                raise LedgerDamaged(str(error)) from None
+            except sqlite3.Error as error:
+                raise OSError(f"the journal's copy cannot be written: {error}") from error
 
     # -- life ------------------------------------------------------------------------------
 

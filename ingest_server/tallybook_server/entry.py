@@ -101,8 +101,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
             count, SHA-256, announced source or nil]. ``rejection``: [count, SHA-256 of the
             rejected bytes]. ``seal``: [segment, SHA-256 of the file, rows, first position,
             last position]. ``compaction``: [segments that were merged, segments made of
-            them], each a list of what a seal says of one. ``restore``: [incarnation].
-            ``dimension``, ``adjustment``, ``void``: see `tallybook_server.change`.
+            them], each a list of what a seal says of one. ``restore``: [incarnation, branch,
+            last position for which receipts of the branch before it hold], see
+            `tallybook_server.lineage`. ``dimension``, ``adjustment``, ``void``: see
+            `tallybook_server.change`.
         verdicts: For a block: its exceptions, rising, not overlapping.
     """
 

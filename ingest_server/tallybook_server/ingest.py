@@ -147,14 +147,7 @@ class Ingest:
                 more={"ledger": self._ledger.id},
             )
         done = await self._append(len(body), Delivery(announcement=announcement, blocks=blocks))
-        answer = wire.Answer(
-            ledger=done.ledger,
-            incarnation=done.position.incarnation,
-            position=done.position.n,
-            archived=done.archived,
-            receipts=done.receipts,
-        )
-        return Response(wire.encode_answer(answer), media_type=_JSON)
+        return Response(wire.encode_answer(done.answer()), media_type=_JSON)
 
     async def _events(self, body: bytes, request_key: str | None) -> Response:
         read = functools.partial(

@@ -13,7 +13,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Final, NamedTuple, TypeVar
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -50,7 +50,15 @@ from tallybook_server.ledger import Delivery, OfferedEvent, RejectedEvent
 from tallybook_server.limits import DOOR_BLOCK_BYTES_CUT
 from tallybook_server.tail import Known, Numbering, halve
 
-__all__ = ["Fault", "Intake", "OfferedBlock", "OfferedRejection", "take_block", "take_events"]
+__all__ = [
+    "Fault",
+    "Intake",
+    "OfferedBlock",
+    "OfferedRejection",
+    "take_block",
+    "take_events",
+    "untaken",
+]
 
 
 class Fault(NamedTuple):
@@ -178,17 +186,18 @@ def _refusal(data: bytes, header: BlockHeader, reason: str) -> Receipt:
     try:
         check_digest(data, header)
     except BlockDamaged as error:
-        return _receipt(header, "damaged", str(error))
-    return _receipt(header, "refused", reason)
+        return untaken(header, "damaged", str(error))
+    return untaken(header, "refused", reason)
 
 
-def _receipt(header: BlockHeader, status: str, reason: str) -> Receipt:
+def untaken(header: BlockHeader, status: Literal["damaged", "refused"], reason: str) -> Receipt:
+    """The receipt of a block that was not taken: ``damaged`` asks for it again."""
     return Receipt(
         producer=header.producer.hex(),
         first=header.first,
         count=header.count,
         sha256=header.sha256.hex(),
-        status="damaged" if status == "damaged" else "refused",
+        status=status,
         reason=reason,
     )
 

@@ -33,7 +33,7 @@ from tallybook_server.entry import (
     read_entry,
 )
 from tallybook_server.ledger import LedgerDamaged
-from tallybook_server.limits import JOURNAL_CACHE_BYTES, WAL_PAGES_MAX
+from tallybook_server.limits import COPY_PAGES, JOURNAL_CACHE_BYTES, WAL_PAGES_MAX
 from tallybook_server.segment import Segment
 
 __all__ = [
@@ -154,6 +154,17 @@ CREATE TABLE checkpoints (
     position INTEGER PRIMARY KEY,
     document BLOB NOT NULL
 ) STRICT;
+
+-- Where the entries are that begin a branch.
+CREATE TABLE restores (
+    position INTEGER PRIMARY KEY
+) STRICT;
+
+-- What is no entry, because it changes no answer.
+CREATE TABLE notes (
+    name  TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE segments (
     name     TEXT PRIMARY KEY,
@@ -447,6 +458,13 @@ class Journal:
             raise InvariantBroken(f"there is no entry {position}; the head is {self.head.position}")
         return read_entry(row[0]), row[1]
 
+    def chain_at(self, position: int) -> str | None:
+        """The chain's head behind entry *position*, in hex, or None: there is no such entry."""
+        row = self._db.execute(
+            "SELECT chain FROM entries WHERE position = ?", (position,)
+        ).fetchone()
+        return None if row is None else row[0].hex()
+
     def block_position(self, producer: bytes, first: int, sha256: bytes) -> int | None:
         """Where exactly this block is stored, or None."""
         row = self._db.execute(
@@ -636,6 +654,25 @@ class Journal:
             "SELECT position, id, digest FROM changes ORDER BY position"
         ).fetchall()
 
+    # -- restores and notes ----------------------------------------------------------------
+
+    def add_restore(self, position: int) -> None:
+        """Note that entry *position* begins a branch."""
+        self._db.execute("INSERT INTO restores VALUES (?)", (position,))
+
+    def restores(self) -> list[int]:
+        """The entries that begin a branch, in order."""
+        rows = self._db.execute("SELECT position FROM restores ORDER BY position")
+        return [row[0] for row in rows]
+
+    def noted(self, name: str) -> int:
+        """The number that was noted under *name*; 0 without one."""
+        return self.value("SELECT value FROM notes WHERE name = ?", (name,)) or 0
+
+    def put_note(self, name: str, value: int) -> None:
+        """Note a number."""
+        self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
     # -- proofs ----------------------------------------------------------------------------
 
     def tenant_key(self, tenant: str, fresh: bytes) -> bytes:
@@ -743,6 +780,31 @@ class Journal:
         removed = self._db.execute("DELETE FROM segments WHERE name = ?", (segment.name,)).rowcount
         if removed != 1:
             raise InvariantBroken(f"the manifest has no segment {segment.name} to be replaced")
+
+    # -- the whole file --------------------------------------------------------------------
+
+    def copy(self, target: Path, between: Callable[[bool], None]) -> None:
+        """
+        Copy the journal, as it is at the end, into a new file.
+
+        Args:
+            target: Not there yet.
+            between: Called after every `COPY_PAGES` pages, and with True after the last; what
+                it writes to the journal through this connection is copied as well, unless it
+                is called with True. What it raises ends the copy.
+        """
+        other = sqlite3.connect(target, isolation_level=None)
+        try:
+            # A copy that is cut short is thrown away: nothing in it has to be undone.
+            other.execute("PRAGMA journal_mode = OFF")
+            other.execute("PRAGMA synchronous = OFF")
+            self._db.backup(
+                other,
+                pages=COPY_PAGES,
+                progress=lambda status, remaining, total: between(status == sqlite3.SQLITE_DONE),
+            )
+        finally:
+            other.close()
 
     def integrity(self) -> list[str]:
         """What SQLite itself finds wrong with the file; nothing, if all is well."""

@@ -13,9 +13,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from msgspec import UNSET
+
 from tallybook.errors import TallybookError
 from tallybook.event import Event
-from tallybook.wire import Announcement, Exceptions, Receipt
+from tallybook.wire import Announcement, Answer, Exceptions, Receipt
 from tallybook_server.catalogue import Catalogue, Declaration
 from tallybook_server.correction import Adjustment, Void
 from tallybook_server.event_filter import EVERY_EVENT, EventFilter, EventId, Place
@@ -26,6 +28,8 @@ __all__ = [
     "EVERY_EVENT",
     "Acknowledgement",
     "AlreadyVoided",
+    "BackedUp",
+    "BackupRefused",
     "Corrected",
     "CorrectionConflict",
     "Delivery",
@@ -88,6 +92,10 @@ class LedgerBusy(TallybookError):
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class BackupRefused(TallybookError):
+    """A place that is not one for this backup or restore; nothing was changed."""
 
 
 class CorrectionConflict(TallybookError):
@@ -184,6 +192,8 @@ class Acknowledgement:
         verdicts: One per JSON event, in order: its run, with first == last == its index in
             the request; None where it was accepted.
         position_of: Per JSON event: the position of the entry that holds it.
+        branch: The ledger's current branch; None: it was never restored.
+        holds: Of each branch before it, the last position for which its receipts hold.
     """
 
     ledger: str
@@ -192,6 +202,20 @@ class Acknowledgement:
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     verdicts: list[Exceptions | None] = field(default_factory=list[Exceptions | None])
     position_of: list[int] = field(default_factory=list[int])
+    branch: str | None = None
+    holds: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+
+    def answer(self) -> Answer:
+        """What a producer is told."""
+        return Answer(
+            ledger=self.ledger,
+            incarnation=self.position.incarnation,
+            position=self.position.n,
+            archived=self.archived,
+            receipts=self.receipts,
+            branch=UNSET if self.branch is None else self.branch,
+            holds=self.holds or UNSET,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +395,30 @@ class FoundEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BackedUp:
+    """
+    A backup that is finished.
+
+    Attributes:
+        target: Where it is.
+        ledger: Whose.
+        position: What it holds: every entry up to this one.
+        files: Files that belong to it.
+        bytes: Their length.
+        copied_files: Files that were copied now; the others were there from before.
+        copied_bytes: Their length.
+    """
+
+    target: str
+    ledger: str
+    position: Position
+    files: int
+    bytes: int
+    copied_files: int
+    copied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """
     Something that `verify` found wrong.
@@ -519,6 +567,20 @@ class Ledger(Protocol):
         """Everything that is wrong with the ledger; nothing, if all is well."""
         ...
 
+    def backup(self, target: str) -> BackedUp:
+        """
+        Make a backup, or bring one up to date, while everything goes on.
+
+        Args:
+            target: A place as the engine understands it: for the embedded one, a directory.
+
+        Raises:
+            BackupRefused: The place is not one for this ledger's backup.
+            LedgerDamaged: The ledger, or the backup that is there, is not what it should be.
+            LedgerBusy, LedgerFull, OSError: It could not be made; the one before it is whole.
+        """
+        ...
+
     def position(self) -> Position:
         """The head: the last entry that queries see."""
         ...
@@ -538,7 +600,7 @@ class TooManyRows(TallybookError):
 
 class PositionUnknown(TallybookError):
     """
-    The ledger has no such position: it is beyond the head, or of a life yet to come.
+    The ledger has no such position: it is beyond the head, or was lost in a restore.
 
     Attributes:
         asked: The position.

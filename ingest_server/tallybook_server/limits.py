@@ -57,6 +57,21 @@ SWEEP_BLOCKS: Final = 64
 SEGMENT_TAG_COLUMNS_MAX: Final = 200
 """Tag keys with a column of their own in one segment; further ones share a map."""
 
+# -- backup -----------------------------------------------------------------------------
+
+COPY_PAGES: Final = 64
+"""Pages of the journal that a backup copies at one time: 256 KiB, a millisecond."""
+
+COPY_SLICE_SECONDS: Final = 0.005
+"""A backup copies for so long, and then lets what waits have its turn."""
+
+COPY_SHARE: Final = 5
+"""Where the others took more than this many times its slice, its next slice is longer: else it
+would never come to the end of a journal that grows all the while."""
+
+COPY_CHUNK_BYTES: Final = 1 << 20
+"""A segment is read, hashed and written in pieces of this size."""
+
 # -- proofs -----------------------------------------------------------------------------
 
 PROOF_GROUP_ENTRIES: Final = 512

@@ -298,6 +298,20 @@ REQUEST_PROBLEMS: Final = (
         "another one. Decide what to go on with, and begin at the position that the detail "
         "names.",
     ),
+    ProblemType(
+        "backup-refused",
+        "The directory is not one for this ledger's backup.",
+        409,
+        "Name a directory on the server's machine, by its whole path, that is empty, is not there, "
+        "or holds an earlier backup of this ledger. Nothing was changed.",
+    ),
+    ProblemType(
+        "backup-failed",
+        "The backup could not be made.",
+        500,
+        "The backup that was there before is whole. Make room or mend what the detail names, and "
+        "try again; where the ledger itself is at fault, run `tallybook verify`.",
+    ),
     ProblemType("not-found", "There is nothing at this address.", 404, "GET / lists the routes."),
     ProblemType(
         "method-not-allowed",

@@ -14,6 +14,7 @@ Does the ledger hold together? Everything is computed anew and compared with wha
 - segments: the file's SHA-256; that seals cover the journal without a gap; that compactions
   made as many rows as they took, of segments that there were; and that what is left after
   all of them is what the manifest has;
+- branches: each restore follows from the one before it, and is noted;
 - files that belong to nobody.
 
 Work on the journal is done in pages, so that ingest waits for milliseconds at a time.
@@ -37,6 +38,7 @@ from tallybook.block import read_header, read_payload
 from tallybook.errors import BlockDamaged, TallybookError
 from tallybook.limits import BLOCK_EVENTS_MAX
 from tallybook_server.book import Book
+from tallybook_server.branching import read_lineage
 from tallybook_server.catalogue import Declaration
 from tallybook_server.change import CHANGES, Change, change_of, digest_of
 from tallybook_server.content import identities_of
@@ -44,7 +46,7 @@ from tallybook_server.correction import Void
 from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, Verdict, link, read_entry
 from tallybook_server.journal import Journal, RejectionRow, open_read_only
 from tallybook_server.judge import rejected_digest
-from tallybook_server.ledger import Finding
+from tallybook_server.ledger import Finding, LedgerDamaged
 from tallybook_server.rows import keyed_events
 from tallybook_server.segment import Segment, SegmentName, file_digest, quoted, read_name
 from tallybook_server.snapshot import Snapshot
@@ -82,6 +84,7 @@ def verify_book(
         verification.identities,
         verification.rejections,
         verification.changes,
+        verification.branches,
         verification.files,
     )
     for check in checks:
@@ -92,9 +95,13 @@ def verify_book(
             yield Finding(check.__name__, str(book.directory), f"cannot be read: {error}")
 
 
-def verify_directory(directory: Path) -> Iterator[Finding]:
+def verify_directory(directory: Path, *, files: Path | None = None) -> Iterator[Finding]:
     """
     Everything that is wrong with a book that no server has open. Nothing is written to it.
+
+    Args:
+        directory: Of the book.
+        files: Where the files of the segments are, if the book has only links to them.
 
     Raises:
         LedgerLocked: A server has it; it verifies by itself, and says what it found.
@@ -110,7 +117,8 @@ def verify_directory(directory: Path) -> Iterator[Finding]:
                 yield Finding("journal", "journal.db", f"cannot be opened: {error}")
                 return
             try:
-                yield from _verify_closed(book, journal, Path(aside) / "spill")
+                tables = Tables(files or book.segments, Path(aside) / "spill")
+                yield from _verify_closed(book, journal, tables)
             finally:
                 journal.close()
     finally:
@@ -128,8 +136,7 @@ def open_unchanged(book: Book, aside: Path) -> Journal:
     return Journal(aside / book.journal.name)
 
 
-def _verify_closed(book: Book, journal: Journal, spill: Path) -> Iterator[Finding]:
-    tables = Tables(book.segments, spill)
+def _verify_closed(book: Book, journal: Journal, tables: Tables) -> Iterator[Finding]:
     try:
         snapshot = read_snapshot(journal, number=1)
     except (sqlite3.Error, TallybookError) as error:
@@ -167,6 +174,7 @@ class _Verification:
         self._compacted = 0  # the last compaction's position
         self._rejected: dict[int, list[Any]] = {}  # details of rejection entries
         self._changes: dict[int, Change] = {}
+        self._restores: list[int] = []
 
     # -- the journal -----------------------------------------------------------------------
 
@@ -233,6 +241,8 @@ class _Verification:
         elif entry.kind == "rejection":
             self._rejected[at] = entry.detail
             self._refused[at] = entry.detail[0]
+        elif entry.kind == "restore":
+            self._restores.append(at)
         elif entry.kind in CHANGES:
             try:
                 self._changes[at] = change_of(entry)
@@ -444,6 +454,17 @@ class _Verification:
         if void.corrects and isinstance(self._changes.get(void.corrects), None | Declaration):
             words = f"it takes back the correction of entry {void.corrects}, which is none"
             yield Finding("change", where, words)
+
+    def branches(self) -> Iterator[Finding]:
+        """What begins a branch, against the list by which it is found."""
+        noted = self._read(Journal.restores)
+        if [at for at in noted if at <= self._snapshot.position] != self._restores:
+            yield Finding("branch", "restores", "not the entries that begin a branch are noted")
+            return
+        try:
+            self._read(read_lineage)
+        except LedgerDamaged as error:
+            yield Finding("branch", "restores", str(error))
 
     def files(self) -> Iterator[Finding]:
         """What lies in the directory and belongs to nobody."""

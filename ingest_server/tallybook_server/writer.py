@@ -17,17 +17,26 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Condition, Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tallybook.block import REISSUED, read_columns, read_header
 from tallybook.clock import Clock, Ids
 from tallybook.errors import InvariantBroken
 from tallybook.wire import Exceptions, Receipt
+from tallybook_server.branching import (
+    LOST_RECEIPT,
+    begin_branch,
+    is_of_another_branch,
+    is_set_back,
+    read_lineage,
+)
 from tallybook_server.change import changes_of
 from tallybook_server.entry import EntryDamaged, Kind, VerdictRun
-from tallybook_server.intake import Intake, OfferedBlock
+from tallybook_server.intake import Intake, OfferedBlock, untaken
 from tallybook_server.journal import Head, Journal
 from tallybook_server.judge import Judge, Judged, SealedEvents, exceptions_of
 from tallybook_server.ledger import (
@@ -37,18 +46,42 @@ from tallybook_server.ledger import (
     LedgerFull,
     Position,
 )
-from tallybook_server.limits import BLOCKS_PER_COMMIT_MAX, BYTES_PER_COMMIT_MAX
+from tallybook_server.limits import (
+    BLOCKS_PER_COMMIT_MAX,
+    BUSY_RETRY_SECONDS,
+    BYTES_PER_COMMIT_MAX,
+)
+from tallybook_server.lineage import Lineage
 from tallybook_server.producers import APPLICATION, DERIVED, DOOR, Receivings
 from tallybook_server.registrar import Entered
 from tallybook_server.segment import Segment
 from tallybook_server.snapshot import Part, Snapshot, Snapshots
 from tallybook_server.tail import UNCOUNTED, Generation, Known, Numbering, Stored, halve
+from tallybook_server.turns import Turns
 
-__all__ = ["Writer", "read_snapshot"]
+__all__ = ["Copied", "Writer", "read_snapshot"]
 
 T = TypeVar("T")
 
 _REBUILD_BLOCKS: Final = 256
+_ARCHIVED: Final = "archived"
+
+
+class Copied(NamedTuple):
+    """
+    A copy of the journal that was made.
+
+    Attributes:
+        head: What it ends with.
+        lineage: The branches up to there.
+        snapshot: The state that it has, held.
+        hold: Closed by the caller when it needs the snapshot's files no more.
+    """
+
+    head: Head
+    lineage: Lineage
+    snapshot: Snapshot
+    hold: ExitStack
 
 
 @dataclass(slots=True)
@@ -68,7 +101,14 @@ class Writer:
 
     `append` and `run` may be called by any thread. With ``threads=False`` there is no
     thread: both do their work at once, and everything is one caller's.
+
+    Attributes:
+        lineage: The ledger's branches.
+        archived: Everything up to this entry is in a backup; 0 without one.
     """
+
+    lineage: Lineage
+    archived: int
 
     def __init__(
         self,
@@ -97,19 +137,21 @@ class Writer:
         """
         self._open_journal = open_journal
         self._clock = clock
+        self._ids = ids
         self._sealed_events = sealed_events
         self._generations = 0
         self._journal = open_journal()
         try:
             if not self._journal.head.position:
                 self._begin_ledger(ids)
-            self.ledger_id, self.incarnation = self._read_genesis()
+            self.ledger_id = self._read_genesis()
             self._head = self._journal.head
             self.snapshots = Snapshots(self._built(), retire)
         except BaseException:
             self._journal.close()
             raise
         self._doubtful = False
+        self._copying = False
         self._inbox: deque[_Delivery | _Call] = deque()
         self._arrived = Condition()
         self._waiting_events = 0
@@ -126,17 +168,23 @@ class Writer:
         self._journal.add_entry("genesis", detail, recorded_at=self.now())
         self._journal.commit()
 
-    def _read_genesis(self) -> tuple[str, int]:
+    def _read_genesis(self) -> str:
         entry = self._journal.entry(1)
         if entry.kind != "genesis":
             raise LedgerDamaged(f"entry 1 is a {entry.kind}; expected the genesis")
-        return entry.detail[0], entry.detail[1]
+        ledger_id: str = entry.detail[0]
+        return ledger_id
 
     def now(self) -> int:
         """Microseconds since 1970 UTC."""
         return self._clock.time_ns() // 1000
 
     # -- for any thread --------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> int:
+        """Of the current branch."""
+        return self.lineage.current.incarnation
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -272,6 +320,9 @@ class Writer:
         """After a failed commit: open the journal again, and see what is there."""
         if not self._doubtful:
             return
+        if self._copying:
+            # The file cannot be closed under the copy, which gives up when it has its turn.
+            raise LedgerFull("the journal has to be opened again; a backup is giving way to that")
         try:
             self._journal.close()
         except sqlite3.Error:
@@ -287,17 +338,41 @@ class Writer:
         judge = Judge(journal, self._sealed_events)
         receivings = Receivings()
         now = self.now()
+        lineage = self.lineage
+        drafts: list[_Draft] = []
         journal.begin()
         try:
-            drafts = [_decide(journal, judge, receivings, intake) for intake in intakes]
+            for intake in intakes:
+                said = intake.announcement
+                if said is not None and is_set_back(journal, lineage, said):
+                    lineage = self._branched(lineage)
+                drafts.append(_decide(journal, judge, receivings, intake, lineage))
             receivings.write(journal, now)
             journal.commit()
         except BaseException:
             self._undo()
             raise
+        self.lineage = lineage
         stored = [block for draft in drafts for block in draft.stored]
-        head = Position(self.incarnation, journal.head.position)
-        return [draft.acknowledge(self.ledger_id, head) for draft in drafts], stored
+        return [self._acknowledged(draft) for draft in drafts], stored
+
+    def _branched(self, lineage: Lineage) -> Lineage:
+        """The journal was set back behind our back: what was lost of this branch, nobody knows."""
+        name, agreed = self._ids.producer().hex(), lineage.current.begins
+        return begin_branch(self._journal, lineage, name, agreed=agreed, now=self.now())
+
+    def _acknowledged(self, draft: _Draft) -> Acknowledgement:
+        branches = self.lineage
+        return Acknowledgement(
+            ledger=self.ledger_id,
+            position=Position(self.incarnation, self._journal.head.position),
+            archived=self.archived,
+            receipts=draft.receipts,
+            verdicts=draft.verdicts,
+            position_of=draft.position_of,
+            branch=branches.current.name if len(branches.branches) > 1 else None,
+            holds=branches.earlier(),
+        )
 
     def _undo(self) -> None:
         try:
@@ -329,6 +404,8 @@ class Writer:
 
     def _built(self) -> Snapshot:
         self._generations += 1
+        self.lineage = read_lineage(self._journal)
+        self.archived = self._journal.noted(_ARCHIVED)
         return read_snapshot(self._journal, number=self._generations)
 
     # -- changes ---------------------------------------------------------------------------
@@ -403,6 +480,68 @@ class Writer:
             after = after.with_change(entered.change)
         self.snapshots.swap(after)
         return entered
+
+    # -- backup ----------------------------------------------------------------------------
+
+    def copy(self, target: Path) -> Future[Copied]:
+        """
+        Copy the journal into a new file, while the writer goes on in between.
+
+        Raises (from the future):
+            LedgerBusy: Another copy is under way, or the ledger is closing.
+            LedgerFull: A commit failed meanwhile; the copy can be tried again.
+            sqlite3.Error: The copy cannot be written.
+        """
+        return self.run(lambda journal: self._copy(journal, target))
+
+    def _copy(self, journal: Journal, target: Path) -> Copied:
+        if self._copying:
+            raise LedgerBusy("another backup copies the journal", BUSY_RETRY_SECONDS)
+        turns = Turns(self._do_what_waits)
+        held: list[Copied] = []
+
+        def between(whole: bool) -> None:
+            if whole:
+                held.append(self._held(journal))
+                return
+            turns.next()
+            if self._doubtful:
+                raise LedgerFull("a commit failed while the journal was copied; try again")
+            if self._closing:
+                raise LedgerBusy("the ledger is closing", BUSY_RETRY_SECONDS)
+
+        self._copying = True
+        try:
+            journal.copy(target, between)
+        except BaseException:
+            for copied in held:
+                copied.hold.close()
+            raise
+        finally:
+            self._copying = False
+        return held[0]
+
+    def _do_what_waits(self) -> None:
+        for _ in range(len(self._inbox)):
+            if not self.step():
+                return
+
+    def _held(self, journal: Journal) -> Copied:
+        hold = ExitStack()
+        snapshot = hold.enter_context(self.snapshots.hold())
+        return Copied(journal.head, self.lineage, snapshot, hold)
+
+    def note_archived(self, position: int) -> Future[None]:
+        """Note that everything up to *position* is in a backup; producers are told from now on."""
+
+        def archive(journal: Journal) -> None:
+            journal.put_note(_ARCHIVED, max(position, self.archived))
+
+        def note(journal: Journal) -> None:
+            self._noted(journal, archive)
+            self.archived = max(position, self.archived)
+
+        return self.run(note)
 
     # -- sealing: called through `run`, on the writer's thread ------------------------------
 
@@ -584,26 +723,24 @@ class _Draft:
     verdicts: list[Exceptions | None]
     position_of: list[int]
 
-    def acknowledge(self, ledger: str, head: Position) -> Acknowledgement:
-        return Acknowledgement(
-            ledger=ledger,
-            position=head,
-            archived=0,
-            receipts=self.receipts,
-            verdicts=self.verdicts,
-            position_of=self.position_of,
-        )
 
-
-def _decide(journal: Journal, judge: Judge, receivings: Receivings, intake: Intake) -> _Draft:
+def _decide(
+    journal: Journal, judge: Judge, receivings: Receivings, intake: Intake, lineage: Lineage
+) -> _Draft:
     draft = _Draft([], [], [None] * intake.events, [0] * intake.events)
     announcement, now = intake.announcement, intake.received_at
     ahead = 0 if announcement is None else max(0, announcement.sent_at - now)
+    elsewhere = announcement is not None and is_of_another_branch(lineage, announcement)
     if intake.rejections:
         _reject(judge, intake, draft)
     for at, block in enumerate(intake.blocks):
         if isinstance(block, Receipt):
             draft.receipts.append(block)
+            continue
+        if elsewhere and block.header.flags & REISSUED:
+            # The block that it was made of may be lost here, come again and meet no conflict:
+            # its producer finds that out first, or the events would count under both names.
+            draft.receipts.append(untaken(block.header, "damaged", LOST_RECEIPT))
             continue
         judged = judge.store(block, now=now, clock_ahead=ahead)
         if judged.stored is not None:

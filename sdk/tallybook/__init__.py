@@ -11,6 +11,7 @@ Who imports whom, from the top::
     adoption         queues of producers that died
     flusher          sends blocks until they are acknowledged
     producer         one writer's life: its files, its steps
+    kept             what the server has, for the case that it is restored from a backup
     committer        spool bytes to blocks
     spool  queue  transport     memory-mapped file; SQLite; HTTP
     wire  block  frame  event   the formats: pure

@@ -19,16 +19,15 @@ from tallybook.clock import Clock
 from tallybook.committer import Committer
 from tallybook.directory import (
     Lock,
-    keep_blocks,
     lock_names,
     queue_path,
     spool_paths,
-    sweep_kept,
     write_status,
 )
-from tallybook.errors import FrameDamaged
+from tallybook.errors import FrameDamaged, TallybookError
 from tallybook.flusher import Flusher
 from tallybook.frame import DROPPED_OFFSET, SpoolIdentity, dropped_at, read_header
+from tallybook.kept import Kept, keep_blocks, kept_paths, sweep_kept
 from tallybook.limits import ADOPTION_SECONDS, HELD_SECONDS, SPOOL_HEADER_BYTES
 from tallybook.producer import announce, remove_files
 from tallybook.queue import Queue, QueueDamaged
@@ -195,7 +194,8 @@ class Orphan:
         """Let go of the files; with *finished*, they go, the lock last."""
         if finished:
             with suppress(Exception):  # What the server has is not worth an error.
-                keep_blocks(self._directory, self._name, self.queue.acknowledged())
+                self.queue.drop_archived()
+                keep_blocks(self._directory, self.queue, self.announcement(0, closed=True))
         else:
             with suppress(Exception):
                 self._publish()
@@ -243,6 +243,7 @@ class Adopter:
         self._due_at = clock.monotonic()
         self._held_until: dict[str, float] = {}
         self._announced: set[str] = set()
+        self._kept_for: tuple[str, int] | None = None
         self.orphans: list[Orphan] = []
         self.held: dict[str, str] = {}
 
@@ -253,6 +254,7 @@ class Adopter:
         Returns:
             Whether there is more to send now.
         """
+        self._see_to_kept()
         if self._clock.monotonic() >= self._due_at:
             self._due_at = self._clock.monotonic() + ADOPTION_SECONDS
             self.look()
@@ -284,6 +286,37 @@ class Adopter:
             self.orphans.remove(orphan)
             orphan.release(finished=True)
         return False
+
+    def _see_to_kept(self) -> None:
+        """When the server was restored, or has a new backup: look at what is kept for that."""
+        standing = self._flusher.standing
+        if standing is None:
+            return
+        told = (standing.branch_name, standing.archived)
+        if told == self._kept_for:
+            return
+        self._kept_for = told
+        for path in kept_paths(self._directory):
+            kept = Kept.read(path)
+            if kept is None or kept.ledger != standing.ledger:
+                continue
+            if not kept.held_by(standing):
+                self.revive(kept)
+            elif kept.position <= standing.archived:
+                kept.remove()
+
+    def revive(self, kept: Kept) -> None:
+        """Make a queue of kept blocks again, which is then adopted as a dead producer's."""
+        try:
+            revived = kept.revive(self._directory, self._endpoint, self._clock.time_ns() // 1000)
+        except (OSError, sqlite3.Error, TallybookError) as error:
+            self._kept_for = None  # The next step tries again.
+            warn(f"kept blocks cannot be sent again: {error}")
+            return
+        if revived:
+            # The restored server may not know that this producer has ended.
+            self._announced.discard(kept.producer)
+            self._due_at = self._clock.monotonic()
 
     def look(self) -> None:
         """Adopt every dead producer of this directory that is meant for this endpoint."""

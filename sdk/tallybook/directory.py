@@ -1,5 +1,5 @@
 """
-The queue's directory: names, locks, ballast, and what is kept after sending.
+The queue's directory: names, locks, ballast.
 
 A producer's lock file is locked for its whole life. A lock that can be taken is a
 producer that died, whose files may be adopted. The lock goes last, so files without a
@@ -12,31 +12,28 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from errno import EEXIST
 from pathlib import Path
 from typing import ClassVar, Final
 
-from tallybook.limits import BALLAST_BYTES, RETAINED_BYTES_MAX, RETAINED_SECONDS_MAX
+from tallybook.limits import BALLAST_BYTES
 
 __all__ = [
     "Lock",
     "add_ballast",
     "drop_ballast",
     "forget_locks",
-    "keep_blocks",
     "lock_names",
     "make_directory",
     "queue_path",
     "spool_paths",
     "status_path",
-    "sweep_kept",
     "write_status",
 ]
 
 _BALLAST: Final = "ballast"
-_KEPT_FILES_MAX: Final = 1_000
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}
@@ -239,36 +236,3 @@ def drop_ballast(directory: Path) -> None:
     """Give the ballast up: room to checkpoint and to remove what was sent."""
     with suppress(OSError):
         (directory / _BALLAST).unlink()
-
-
-def keep_blocks(directory: Path, producer: str, blocks: Iterable[bytes]) -> None:
-    """Keep a drained queue's acknowledged blocks, for a server restored from a backup."""
-    path = directory / f"{producer}.kept"
-    unfinished = directory / f"{producer}.kept-new"
-    with suppress(OSError):  # Room is short: what the server has is not worth an error.
-        with unfinished.open("wb") as file:
-            for block in blocks:
-                file.write(block)
-        if unfinished.stat().st_size:
-            unfinished.replace(path)
-    with suppress(OSError):
-        unfinished.unlink()
-
-
-def sweep_kept(directory: Path, now_seconds: float) -> None:
-    """Remove kept blocks that are too old, or, oldest first, more than the limit."""
-    files: list[tuple[float, int, Path]] = []
-    for path in directory.glob("*.kept*"):
-        with suppress(OSError):
-            stat = path.stat()
-            files.append((stat.st_mtime, stat.st_size, path))
-    size = 0
-    for count, (modified, length, path) in enumerate(sorted(files, reverse=True)):
-        size += length
-        if (
-            size > RETAINED_BYTES_MAX
-            or count >= _KEPT_FILES_MAX
-            or modified < now_seconds - RETAINED_SECONDS_MAX
-        ):
-            with suppress(OSError):
-                path.unlink()

@@ -92,6 +92,8 @@ class Flusher:
 
     Attributes:
         ledger: The ledger behind the endpoint, from its first answer, or None.
+        standing: The last answer without its receipts: what the server said of its ledger, of
+            its branches and of what is archived; None before the first.
         acknowledged: Events that the server has, over this flusher's life.
         duplicates: Of them, those that it had already.
         last_error: What went wrong last, or None since the last success.
@@ -110,6 +112,7 @@ class Flusher:
         self._refusals = 0
         self._warn = Warner(clock)
         self.ledger: str | None = None
+        self.standing: Answer | None = None
         self.acknowledged = 0
         self.duplicates = 0
         self.last_error: str | None = None
@@ -240,37 +243,56 @@ class Flusher:
     def _settle(self, outbox: Outbox, sent: Sequence[QueuedBlock], answer: Answer) -> None:
         settled: list[tuple[int, Literal["acknowledged", "aside"], str | None]] = []
         reissued: list[bytes] = []
-        damaged = False
+        receipts: dict[int, tuple[int, str | None]] = {}
+        damaged: str | None = None
         for block, receipt in zip(sent, answer.receipts, strict=True):
             if receipt.status == "damaged":
-                damaged = True  # On the way, since it was sound here: it goes again.
+                damaged = receipt.reason or "a block was damaged on the way"  # It goes again.
             elif receipt.status == "refused":
                 settled.append((block.id, "aside", receipt.reason))
                 self._warn("aside", f"the server refuses a block for good: {receipt.reason}")
             else:
                 settled.append((block.id, "acknowledged", None))
+                if receipt.position is not None:
+                    receipts[block.id] = (receipt.position, receipt.chain)
                 reissued += _reissue(block.data, receipt)
         outbox.queue.settle(
             settled,
             reissued=reissued,
             meta={
                 "ledger": answer.ledger,
+                "branch": answer.branch_name,
                 "incarnation": answer.incarnation,
-                "position": answer.position,
+                "archived": answer.archived,
             },
             now=self._clock.time_ns() // 1000,
+            receipts=receipts,
+            held=self._held(outbox.queue, answer),
         )
         self.ledger = answer.ledger
+        self.standing = msgspec.structs.replace(answer, receipts=[])
         for receipt in answer.receipts:
             self._count(receipt)
-        if damaged:
-            self._fail(outbox, sent, "a block was damaged on the way", None)
+        if damaged is not None:
+            self._fail(outbox, sent, damaged, None)
             return
         self._failures = self._refusals = 0
         self._due_at = self._clock.monotonic()
         self._blocks_max = min(REQUEST_BLOCKS_MAX, self._blocks_max * 2)
         outbox.sending_blocked = False
         self.last_error = None
+
+    def _held(self, queue: Queue, answer: Answer) -> int | None:
+        """Up to where the server has what this queue was told that it has; None: all of it."""
+        branch = queue.note("branch")
+        held = answer.held_of(branch) if isinstance(branch, str) else None
+        if held is not None:
+            self._warn(
+                "restored",
+                f"the server was restored to position {held} of {branch}; what it has "
+                "lost and is still kept is sent again",
+            )
+        return held
 
     def _count(self, receipt: Receipt) -> None:
         if receipt.status in ("damaged", "refused"):

@@ -25,6 +25,8 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final, TypeVar
 
+from msgspec import UNSET
+
 from tallybook._version import __version__
 from tallybook.clock import Clock, Ids, boot_id
 from tallybook.committer import Committer
@@ -32,7 +34,6 @@ from tallybook.directory import (
     Lock,
     add_ballast,
     drop_ballast,
-    keep_blocks,
     make_directory,
     queue_path,
     spool_paths,
@@ -40,6 +41,7 @@ from tallybook.directory import (
 )
 from tallybook.errors import QueueFull
 from tallybook.frame import SpoolIdentity, Torn, frame_seed, scan
+from tallybook.kept import keep_blocks, vouched
 from tallybook.limits import (
     BLOCK_DELAY_SECONDS,
     RETAINED_BYTES_MAX,
@@ -382,7 +384,8 @@ class Producer:
         self.queue.prune(0, 0)
 
     def tidy(self) -> None:
-        """Remove acknowledged blocks beyond their limits."""
+        """Remove acknowledged blocks that are archived, or beyond their limits."""
+        self.queue.drop_archived()
         now = self._clock.time_ns() // 1000
         # Of a small queue, only a small part is for what the server has already.
         kept = min(RETAINED_BYTES_MAX, self._settings.queue_bytes_max // 8)
@@ -465,7 +468,7 @@ class Producer:
             recorded = highest + self._committer.taken
             dropped = self.dropped
             through = self.through
-        return announce(
+        said = announce(
             self.queue,
             self.id,
             blocks=blocks,
@@ -476,6 +479,7 @@ class Producer:
             closed=closed,
             sent_at=self._clock.time_ns() // 1000,
         )
+        return said if said.ledger is not None else vouched(said, self._settings.directory)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -506,11 +510,11 @@ class Producer:
                 return
             self._released = True
             producer, directory = self.id.hex(), self._settings.directory
-            for spool in self._spools:
-                spool.close(unlink=finished)
             if finished:
                 with suppress(Exception):  # What the server has is not worth an error.
-                    keep_blocks(directory, producer, self.queue.acknowledged())
+                    keep_blocks(directory, self.queue, self.announcement(0, closed=True))
+            for spool in self._spools:
+                spool.close(unlink=finished)
             self.queue.close()
             if finished:
                 remove_files(directory, producer)
@@ -540,6 +544,7 @@ def announce(
     """An announcement with what the queue remembers of the server's last answer."""
     source, ledger = queue.note("source"), queue.note("ledger")
     incarnation, position = queue.note("incarnation"), queue.note("position")
+    branch, chain = queue.note("branch"), queue.note("chain")
     return Announcement(
         producer=producer,
         sent_at=sent_at,
@@ -555,6 +560,8 @@ def announce(
         if isinstance(incarnation, int) and isinstance(position, int)
         else None,
         sdk=__version__,
+        branch=branch if isinstance(branch, str) else UNSET,
+        chain=chain if isinstance(chain, str) else UNSET,
     )
 
 

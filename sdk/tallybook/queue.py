@@ -21,7 +21,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from tallybook.block import read_header
+from tallybook.block import HEADER_BYTES, derived_producer, read_header
 from tallybook.errors import InvariantBroken
 from tallybook.limits import LOG_PAGES_MAX, SPOOL_HEADER_BYTES
 
@@ -43,6 +43,7 @@ create table blocks (
     unique (producer, first)
 ) strict;
 create index by_state on blocks (state, id, count, queued_at);
+create table receipts (id integer primary key, position integer not null) strict;
 """
 # The index holds all that `counts` wants: a queue of a gigabyte is counted every second.
 _VERSION: Final = 1
@@ -52,6 +53,7 @@ _VERSION: Final = 1
 # log, which on a full disk has no room for it.
 _PENDING, _ACKNOWLEDGED, _ASIDE = 0, 1, 2
 _STATES: Final = {"acknowledged": _ACKNOWLEDGED, "aside": _ASIDE}
+# For the same reason a block's place in the ledger is in a table of its own: `receipts`.
 
 
 class QueueDamaged(Exception):
@@ -132,6 +134,7 @@ class Queue:
         self._changing = False
         self._closed = False
         self._made = False
+        self._dropped_upto = 0
         self._connection: sqlite3.Connection | None = None
         with self._lock:
             self._connected()
@@ -296,18 +299,26 @@ class Queue:
         reissued: Sequence[bytes] = (),
         meta: dict[str, int | str | None] | None = None,
         now: int = 0,
+        receipts: Mapping[int, tuple[int, str | None]] | None = None,
+        held: int | None = None,
     ) -> None:
         """
-        Mark blocks as the server answered, queue what has to come again, note the receipt.
+        Mark blocks as the server answered, queue what has to come again, note the receipts.
 
         Args:
             settled: (id, new state, reason) of each block.
             reissued: Blocks made of events that met a conflict; known ones are left alone.
-            meta: Names and values to remember: the ledger, the last receipt.
+            meta: Names and values to remember: the ledger, its branch.
             now: Microseconds since 1970 UTC.
+            receipts: By id: a block's position in the ledger, and the chain's head there.
+            held: The server was restored, and has lost what lies behind this position: such
+                blocks wait again. None: it was not.
         """
 
         def settle(connection: sqlite3.Connection) -> None:
+            if held is not None:
+                _recall(connection, held)
+            _note_receipts(connection, receipts or {})
             connection.executemany(
                 "update blocks set state = ?, reason = ? where id = ?",
                 [(_STATES[state], reason, id) for id, state, reason in settled],
@@ -341,11 +352,56 @@ class Queue:
                 return
 
     def _remove_acknowledged(self, last: int) -> None:
-        self._change(
-            lambda connection: connection.execute(
+        def remove(connection: sqlite3.Connection) -> None:
+            connection.execute(
                 f"delete from blocks where state = {_ACKNOWLEDGED} and id <= ?", (last,)
             )
-        )
+            connection.execute("delete from receipts where id <= ?", (last,))
+
+        self._change(remove)
+
+    def drop_archived(self) -> None:
+        """Remove acknowledged blocks that the server has in a backup, by its last word."""
+        archived = self.note("archived")
+        if not isinstance(archived, int) or archived <= self._dropped_upto:
+            return
+
+        def drop(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "delete from blocks where id in (select id from receipts where position <= ?)",
+                (archived,),
+            )
+            connection.execute("delete from receipts where position <= ?", (archived,))
+
+        self._change(drop)
+        self._dropped_upto = archived
+
+    def refill(
+        self, blocks: Iterable[bytes], packed: Packed, notes: dict[str, int | str | None], now: int
+    ) -> None:
+        """
+        Let *blocks* that were acknowledged once wait again, in a queue that was removed since.
+
+        Args:
+            blocks: In the order in which they were queued.
+            packed: Up to where its spools were packed.
+            notes: What the queue had remembered.
+            now: Microseconds since 1970 UTC.
+        """
+
+        def refill(connection: sqlite3.Connection) -> None:
+            for block in blocks:
+                _insert(connection, block, now)
+            connection.execute(f"update blocks set state = {_ACKNOWLEDGED}")
+            _recall(connection, 0)
+            _set_packed(connection, packed)
+            _set(connection, notes)
+
+        self._change(refill)
+
+    def acknowledged_blocks(self) -> int:
+        """How many acknowledged blocks are still kept."""
+        return int(self._rows(f"select count(*) from blocks where state = {_ACKNOWLEDGED}")[0][0])
 
     def acknowledged(self) -> Iterator[bytes]:
         """The acknowledged blocks that are still kept, oldest first."""
@@ -473,6 +529,58 @@ def _insert(connection: sqlite3.Connection, block: bytes, now: int) -> None:
         "on conflict do nothing",
         (header.producer, header.first, header.count, block, now),
     )
+
+
+def _note_receipts(
+    connection: sqlite3.Connection, receipts: Mapping[int, tuple[int, str | None]]
+) -> None:
+    """Where blocks lie in the ledger, and of all of them the one that reaches furthest."""
+    if not receipts:
+        return
+    connection.executemany(
+        "insert or replace into receipts values (?, ?)",
+        [(id, position) for id, (position, _) in receipts.items()],
+    )
+    position, chain = max(receipts.values(), key=lambda receipt: receipt[0])
+    noted = connection.execute("select value from meta where name = 'position'").fetchone()
+    if noted is None or noted[0] is None or position >= noted[0]:
+        _set(connection, {"position": position, "chain": chain})
+
+
+def _recall(connection: sqlite3.Connection, held: int) -> None:
+    """
+    Let every acknowledged block that does not lie at *held* or before wait again.
+
+    What was made of such a block's conflicting events is forgotten, also where it waits: in a
+    ledger that has lost its like, the block may meet no conflict, and its events would count
+    under both names. If it meets one, the same blocks are made of it again.
+    """
+    lost = f"state = {_ACKNOWLEDGED} and id not in (select id from receipts where position <= ?)"
+    heads: list[bytes] = []
+    if _several_producers(connection):
+        rows = connection.execute(
+            f"select substr(data, 1, {HEADER_BYTES}) from blocks where {lost}", (held,)
+        )
+        heads = [head for (head,) in rows]
+    connection.execute(f"update blocks set state = {_PENDING} where {lost}", (held,))
+    while heads:
+        header = read_header(heads.pop())
+        derived = (derived_producer(header.producer, header.first, header.sha256),)
+        rows = connection.execute(
+            f"select substr(data, 1, {HEADER_BYTES}) from blocks where producer = ?", derived
+        )
+        heads += [head for (head,) in rows]
+        connection.execute("delete from blocks where producer = ?", derived)
+    kept = f"select id from blocks where state = {_ACKNOWLEDGED}"
+    connection.execute(f"delete from receipts where id not in ({kept})")
+    (position,) = connection.execute("select max(position) from receipts").fetchone()
+    _set(connection, {"position": position, "chain": None})
+
+
+def _several_producers(connection: sqlite3.Connection) -> bool:
+    """Whether there are blocks of derived producers at all: it takes a cloned disk."""
+    least, most = connection.execute("select min(producer), max(producer) from blocks").fetchone()
+    return bool(least != most)
 
 
 def _set(connection: sqlite3.Connection, notes: Mapping[str, int | str | None]) -> None:

@@ -93,6 +93,7 @@ class MemoryServer:
         faults: What happens to the next requests, first come first: ``"refuse"``: the
             connection fails and nothing is stored; ``"lose"``: everything is stored and the
             answer is lost; ``"portal"``: a 200 that is no answer; an int: that HTTP status.
+        archived: Up to which request everything is in a backup, as producers are told.
     """
 
     def __init__(self, ledger: str = "00" * 16) -> None:
@@ -101,6 +102,9 @@ class MemoryServer:
         self.announcements: dict[bytes, Announcement] = {}
         self.conflicts: list[Event] = []
         self.requests = 0
+        self.archived = 0
+        self._positions: dict[tuple[bytes, int], int] = {}
+        self._branches: list[tuple[str, int]] = []
         self._lock = threading.RLock()  # A signal handler may send in the middle of this.
         self.faults: list[str | int] = []
 
@@ -128,10 +132,12 @@ class MemoryServer:
         self.announcements[announcement.producer] = announcement
         answer = Answer(
             ledger=self.ledger,
-            incarnation=1,
+            incarnation=1 + len(self._branches),
             position=self.requests,
-            archived=0,
+            archived=self.archived,
             receipts=[self._store(block) for block in blocks],
+            branch=self._branch(len(self._branches)) if self._branches else msgspec.UNSET,
+            holds=self._branches or msgspec.UNSET,
         )
         if fault == "lose":
             raise ServerUnreachable("the answer is lost, on purpose")
@@ -157,6 +163,7 @@ class MemoryServer:
         for sequence, event in enumerate(events, header.first):
             held = self.events.setdefault((header.producer, sequence), event)
             if held is event:
+                self._positions[header.producer, sequence] = self.requests
                 continue
             if held != event:
                 self.conflicts.append(event)
@@ -165,6 +172,16 @@ class MemoryServer:
         if sum(run.verdict == "duplicate" for run in exceptions) == header.count:
             return msgspec.structs.replace(receipt, status="duplicate")
         return msgspec.structs.replace(receipt, exceptions=exceptions)
+
+    def restore(self, position: int) -> None:
+        """Be as after a restore from a backup: what came after request *position* is lost."""
+        with self._lock:
+            self._branches.append((self._branch(len(self._branches)), position))
+            for name in [name for name, at in self._positions.items() if at > position]:
+                del self.events[name], self._positions[name]
+
+    def _branch(self, number: int) -> str:
+        return f"{number:032x}" if number else self.ledger
 
     def total(self, dimension: str, *, tenant: str | None = None) -> Decimal:
         """The sum of a dimension, of one tenant or of all."""

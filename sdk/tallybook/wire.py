@@ -25,12 +25,14 @@ from tallybook.errors import BlockDamaged, MessageDamaged
 
 __all__ = [
     "CONTENT_TYPE",
+    "HEAD_BYTES_MAX",
     "Announcement",
     "Answer",
     "Exceptions",
     "Receipt",
     "encode_answer",
     "encode_request",
+    "read_announcement",
     "read_answer",
     "read_request",
 ]
@@ -39,6 +41,8 @@ CONTENT_TYPE: Final = "application/vnd.tallybook.blocks"
 MAGIC: Final = b"TBQ1"
 _HEAD: Final = struct.Struct("<4sII")
 _ANNOUNCEMENT_BYTES_MAX: Final = 16_384
+HEAD_BYTES_MAX: Final = _HEAD.size + _ANNOUNCEMENT_BYTES_MAX
+"""What a request has before its first block, at most."""
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,8 +61,10 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
         closed: The producer will never record again.
         source: The application's name, or None.
         ledger: The ledger that this queue belongs to, from its first answer, or None.
-        receipt: The last receipt's (incarnation, position), or None.
+        receipt: The (incarnation, position) of the receipt that reaches furthest, or None.
         sdk: The version of the sender.
+        branch: The branch of the ledger that gave that receipt; left out before the first.
+        chain: The chain's head there, in hex; left out where it is not known any more.
     """
 
     producer: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -73,6 +79,9 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     ledger: str | None = None
     receipt: tuple[int, int] | None = None
     sdk: str = ""
+    # Left out where there is nothing to say, so that the bytes are those of ever.
+    branch: str | msgspec.UnsetType = msgspec.UNSET
+    chain: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Exceptions(msgspec.Struct, frozen=True, array_like=True):
@@ -134,6 +143,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         position: The ledger's head.
         archived: Blocks up to this position are safe in a backup, 0 while there is none.
         receipts: One per block, in order.
+        branch: What this incarnation is called; left out by the first, whose name is the
+            ledger's. Two ledgers restored from one backup have the same incarnation, and
+            never the same branch.
+        holds: Of each branch before it, the last position of it that this ledger holds.
     """
 
     ledger: str
@@ -141,6 +154,24 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     archived: int
     receipts: list[Receipt]
+    branch: str | msgspec.UnsetType = msgspec.UNSET
+    holds: list[tuple[str, int]] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def branch_name(self) -> str:
+        """The branch that this answer's receipts are of."""
+        return self.ledger if self.branch is msgspec.UNSET else self.branch
+
+    def held_of(self, branch: str) -> int | None:
+        """
+        The last position of *branch* that the ledger still holds; None: all of it.
+
+        A branch that it has never heard of is one of another restore from the same backup:
+        what the two have in common is not known, so nothing is taken for held.
+        """
+        if branch == self.branch_name:
+            return None
+        return 0 if self.holds is msgspec.UNSET else dict(self.holds).get(branch, 0)
 
 
 def encode_request(announcement: Announcement, blocks: Sequence[bytes]) -> bytes:
@@ -157,19 +188,7 @@ def read_request(body: bytes) -> tuple[Announcement, list[memoryview]]:
         MessageDamaged: Another format, cut off, or a checksum that does not hold. Nothing
             of the request is to be stored; sending it again is right.
     """
-    if len(body) < _HEAD.size:
-        raise MessageDamaged(f"a request of {len(body)} bytes is cut off")
-    magic, length, checksum = _HEAD.unpack_from(body)
-    if magic != MAGIC:
-        raise MessageDamaged(f"not a request of format 1: it begins with {magic!r}")
-    end = _HEAD.size + length
-    head = body[_HEAD.size : end]
-    if length > _ANNOUNCEMENT_BYTES_MAX or len(head) != length or crc32(head) != checksum:
-        raise MessageDamaged("the announcement's checksum does not hold")
-    try:
-        announcement = _announcement.decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MessageDamaged(f"the announcement cannot be read: {error}") from None
+    announcement, end = _read_head(body)
     view = memoryview(body)
     blocks: list[memoryview] = []
     while end < len(body):
@@ -184,6 +203,33 @@ def read_request(body: bytes) -> tuple[Announcement, list[memoryview]]:
     if len(blocks) != announcement.blocks:
         raise MessageDamaged(f"{len(blocks)} blocks; the announcement says {announcement.blocks}")
     return announcement, blocks
+
+
+def read_announcement(head: bytes) -> Announcement:
+    """
+    The announcement of a request of which only the first `HEAD_BYTES_MAX` are at hand.
+
+    Raises:
+        MessageDamaged: As `read_request`.
+    """
+    return _read_head(head)[0]
+
+
+def _read_head(body: bytes) -> tuple[Announcement, int]:
+    """The announcement, and where the blocks begin."""
+    if len(body) < _HEAD.size:
+        raise MessageDamaged(f"a request of {len(body)} bytes is cut off")
+    magic, length, checksum = _HEAD.unpack_from(body)
+    if magic != MAGIC:
+        raise MessageDamaged(f"not a request of format 1: it begins with {magic!r}")
+    end = _HEAD.size + length
+    head = body[_HEAD.size : end]
+    if length > _ANNOUNCEMENT_BYTES_MAX or len(head) != length or crc32(head) != checksum:
+        raise MessageDamaged("the announcement's checksum does not hold")
+    try:
+        return _announcement.decode(head), end
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MessageDamaged(f"the announcement cannot be read: {error}") from None
 
 
 def encode_answer(answer: Answer) -> bytes:

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from tallybook.wire import Answer, encode_answer, read_request
+from tallybook.wire import encode_answer, read_request
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Delivery
 from tests.bench.data import BLOCK_EVENTS, Producer, Tags, block_of, draw_facts
@@ -140,15 +140,7 @@ def _in_process(tags: Tags, blocks: int, directory: Path) -> tuple[dict[str, flo
                 done = ledger.append(delivery).result()
                 if [receipt.status for receipt in done.receipts] != ["stored"]:
                     raise RuntimeError(f"not stored: {done.receipts}")
-                encode_answer(
-                    Answer(
-                        ledger=done.ledger,
-                        incarnation=done.position.incarnation,
-                        position=done.position.n,
-                        archived=done.archived,
-                        receipts=done.receipts,
-                    )
-                )
+                encode_answer(done.answer())
                 whole += _clock() - begun
     finally:
         codec._decoder = kept

@@ -8,18 +8,29 @@ from pathlib import Path
 
 import httpx
 
+from tallybook.clock import SystemClock, SystemIds
 from tallybook.transport import Response
-from tallybook.wire import Answer, encode_answer, read_request
+from tallybook.wire import encode_answer, read_request
 from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Delivery
+from tallybook_server.restore import Restore
 from tallybook_server.serve import run
 from tallybook_server.settings import Settings
 from tests.conftest import ServerProcess
 from tests.crash.processes import Job, Zygote
 from tests.crash.zygote import await_start, say
 
-__all__ = ["COMPACTION", "ForkedServer", "LedgerTransport", "compact_once", "seal_once", "serve"]
+__all__ = [
+    "COMPACTION",
+    "ForkedServer",
+    "LedgerTransport",
+    "backup_once",
+    "compact_once",
+    "restore_once",
+    "seal_once",
+    "serve",
+]
 
 COMPACTION = Policy(fan_in=2, rows_min=1)
 """Two segments are enough to merge, and one event for a month."""
@@ -107,17 +118,29 @@ class LedgerTransport:
     ) -> Response:
         announcement, blocks = read_request(body)
         done = self._ledger.append(Delivery(announcement=announcement, blocks=blocks)).result()
-        answer = Answer(
-            ledger=done.ledger,
-            incarnation=done.position.incarnation,
-            position=done.position.n,
-            archived=done.archived,
-            receipts=done.receipts,
-        )
-        return Response(200, encode_answer(answer))
+        return Response(200, encode_answer(done.answer()))
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def backup_once(*, data: str, target: str) -> None:
+    """Open the ledger, and back it up once told to."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    ledger = EmbeddedLedger(Settings(directory=Path(data)).book, threads=False)
+    await_start()
+    ledger.backup(target)
+    say("backed up")
+    ledger.close()
+
+
+def restore_once(*, source: str, data: str) -> None:
+    """Restore a backup once told to."""
+    book = Settings(directory=Path(data)).book
+    restore = Restore(Path(source), book, clock=SystemClock(), ids=SystemIds())
+    await_start()
+    restore.make()
+    say("restored")
 
 
 def seal_once(*, data: str) -> None:

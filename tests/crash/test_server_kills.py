@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tallybook.block import block_bytes, columns_bodies, read_header, read_payload
+from tallybook.block import columns_bodies, read_header, read_payload
+from tallybook.wire import read_request
 from tests.crash.counting import compare, finish, held_events
 from tests.crash.draining import Drainer
 from tests.crash.events import STREAM_EVENTS, returned
@@ -73,16 +74,9 @@ class Senders:
         return {
             body.mantissa
             for path in self._folder.glob("queue-*/*.kept")
-            for block in _blocks(path.read_bytes())
+            for block in read_request(path.read_bytes())[1]
             for body in columns_bodies(read_payload(block, read_header(block)))
         }
-
-
-def _blocks(kept: bytes) -> Iterator[bytes]:
-    while kept:
-        size = block_bytes(read_header(kept))
-        yield kept[:size]
-        kept = kept[size:]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ Any interleaving of everything that may happen, against a model that is a dictio
 
 The real SDK and the real ledger, in one thread: producers record, pack, crash, are adopted;
 requests are lost, doubled, reordered and answered into the void; the ledger seals,
-compacts and restarts. At the end everything is delivered, and every total has to be the
-dictionary's.
+compacts and restarts; it is backed up and restored, or its disk is silently set back. At the
+end everything is delivered, and every total has to be the dictionary's.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from hypothesis.stateful import (
 )
 
 from tallybook import Meter
+from tallybook.clock import SystemIds
 from tallybook.errors import ServerUnreachable
 from tallybook.testing import FakeClock
 from tallybook.transport import Response
-from tallybook.wire import Answer, encode_answer, read_request
+from tallybook.wire import encode_answer, read_request
 from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Delivery, UsageQuery
+from tallybook_server.restore import Restore
 
 TENANTS = st.sampled_from(["acme", "globex", "zürich", None])
 DIMENSIONS = st.sampled_from(["http.requests", "tokens.output"])
@@ -77,15 +79,7 @@ class Wire:
         ledger = self._machine.ledger
         announcement, blocks = read_request(body)
         done = ledger.append(Delivery(announcement=announcement, blocks=blocks)).result()
-        return encode_answer(
-            Answer(
-                ledger=done.ledger,
-                incarnation=done.position.incarnation,
-                position=done.position.n,
-                archived=done.archived,
-                receipts=done.receipts,
-            )
-        )
+        return encode_answer(done.answer())
 
     def close(self) -> None:
         """There is nothing to let go of."""
@@ -96,6 +90,11 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="tallybook-"))
         self.clock = FakeClock()
+        self.book = self.folder / "book"
+        self.lives = 0
+        self.backed_up = False
+        self.photographed = False
+        self.ended: list[Path] = []
         self.ledger = self._open_ledger()
         self.wire = Wire(self)
         self.meters: dict[int, Meter] = {}
@@ -105,7 +104,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def _open_ledger(self) -> EmbeddedLedger:
         return EmbeddedLedger(
-            self.folder / "book",
+            self.book,
             clock=self.clock,
             threads=False,
             compaction=Policy(fan_in=2, rows_min=2),
@@ -202,6 +201,64 @@ class Interleavings(RuleBasedStateMachine):
     def restart_the_server(self) -> None:
         self.ledger.close()
         self.ledger = self._open_ledger()
+
+    @rule()
+    def back_up(self) -> None:
+        self.ledger.backup(str(self.folder / "backup"))
+        self.backed_up = True
+        # Producers give up what is archived: a photograph from before is no backup any more.
+        self.photographed = False
+
+    @precondition(lambda self: self.backed_up)
+    @rule()
+    def lose_the_ledger_and_restore_it(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.book)
+        self.lives += 1
+        self.book = self.folder / f"life-{self.lives}" / "book"
+        Restore(self.folder / "backup", self.book, clock=self.clock, ids=SystemIds()).make()
+        self.ledger = self._open_ledger()
+
+    @rule()
+    def photograph_the_disk(self) -> None:
+        shutil.rmtree(self.folder / "photograph", ignore_errors=True)
+        shutil.copytree(self.book, self.folder / "photograph")
+        self.photographed = True
+        self.ended = self._ended()
+
+    def _ended(self) -> list[Path]:
+        return sorted((self.folder / "queue").glob("*.kept"))
+
+    # What a server has told only to producers that have ended since, nobody tells it.
+    @precondition(lambda self: self.photographed and self.ended == self._ended())
+    @rule()
+    def set_the_disk_back(self) -> None:
+        """Without a word: what a copied directory or a machine's snapshot does."""
+        self.ledger.close()
+        shutil.rmtree(self.book)
+        shutil.copytree(self.folder / "photograph", self.book)
+        self.ledger = self._open_ledger()
+
+    @rule(
+        numbers=st.lists(st.integers(0, 2), min_size=1, max_size=3),
+        how=st.sampled_from(["restored", "set back"]), closes=st.booleans(), seals=st.booleans(),
+    )  # fmt: skip
+    def a_day_that_the_ledger_forgets(
+        self, numbers: list[int], how: str, closes: bool, seals: bool
+    ) -> None:
+        """The same in one rule, since chance seldom puts it in this order."""
+        self.back_up() if how == "restored" else self.photograph_the_disk()
+        for number in numbers:
+            self.record(number, "acme", "http.requests", 1, {}, 1)
+            self.send(number)
+        if closes:
+            self.close(numbers[0])
+        if seals:
+            self.seal()
+        if how == "restored":
+            self.lose_the_ledger_and_restore_it()
+        elif self.ended == self._ended():
+            self.set_the_disk_back()
 
     @invariant()
     def the_ledger_never_holds_more_than_was_recorded(self) -> None:

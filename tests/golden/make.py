@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
+
 from tallybook.block import RAW, REISSUED, ZSTD, derived_producer, encode_block, pack
 from tallybook.event import Event
 from tallybook.frame import (
@@ -22,6 +24,7 @@ from tallybook.frame import (
     split_body,
 )
 from tallybook.wire import Announcement, Answer, Exceptions, Receipt, encode_answer, encode_request
+from tallybook_server.backup_manifest import BackupManifest, StoredFile, encode_manifest
 from tallybook_server.entry import (
     CHAIN_START,
     Entry,
@@ -66,6 +69,27 @@ ANNOUNCEMENT = Announcement(
     receipt=(1, 41),
     sdk="0.1.0",
 )
+RESTORED = msgspec.structs.replace(ANNOUNCEMENT, branch="b1" * 16, chain="ab" * 32)
+MANIFEST = BackupManifest(
+    version=1,
+    ledger="0f" * 16,
+    incarnation=2,
+    branch="b1" * 16,
+    position=42,
+    chain="ab" * 32,
+    made_at=1_767_225_605_000_000,
+    journal=StoredFile(
+        name="journal.db", file="journal-cdcdcdcdcdcdcdcd.db", sha256="cd" * 32, bytes=4096
+    ),
+    segments=[
+        StoredFile(
+            name="0000000000000002-0000000000000003.parquet",
+            file="0000000000000002-0000000000000003-efefefefefefefef.parquet",
+            sha256="ef" * 32,
+            bytes=1234,
+        )
+    ],
+)
 ENTRIES = [
     Entry(1, 1, 1_767_225_600_000_000, "genesis", ["0f" * 16, 1]),
     Entry(
@@ -81,7 +105,7 @@ ENTRIES = [
     ),
     Entry(1, 3, 1_767_225_602_000_000, "rejection", [2, bytes(32)]),
     Entry(1, 4, 1_767_225_603_000_000, "seal", ["000000000004.parquet", bytes(32), 3, 2, 3]),
-    Entry(1, 5, 1_767_225_604_000_000, "restore", [2]),
+    Entry(1, 5, 1_767_225_604_000_000, "restore", [2, "b1" * 16, 4]),
 ]
 
 
@@ -127,6 +151,21 @@ def answer() -> bytes:
     )
 
 
+def restored_answer() -> bytes:
+    """The answer of a ledger that was restored, to an announcement without blocks."""
+    return encode_answer(
+        Answer(
+            ledger="0f" * 16,
+            incarnation=2,
+            position=43,
+            archived=42,
+            receipts=[],
+            branch="b1" * 16,
+            holds=[("0f" * 16, 42)],
+        )
+    )
+
+
 def journal() -> bytes:
     """Entries and the chain's heads behind them, in turn, each with its length before it."""
     head = CHAIN_START
@@ -143,7 +182,10 @@ FILES = {
     "block-1.bin": block,
     "block-1-reissued.bin": reissued,
     "request-1.bin": lambda: encode_request(ANNOUNCEMENT, [block()]),
+    "request-1-restored.bin": lambda: encode_request(RESTORED, [block()]),
     "answer-1.json": answer,
+    "answer-1-restored.json": restored_answer,
+    "backup-manifest-1.json": lambda: encode_manifest(MANIFEST),
     "journal-1.bin": journal,
 }
 

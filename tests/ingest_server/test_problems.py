@@ -110,6 +110,13 @@ def _prove(*first: str) -> Provoke:
     return provoke
 
 
+def _back_up(directory: str) -> Provoke:
+    def provoke(start: Start) -> bytes:
+        return start().http.post("/v1/backup", json={"directory": directory}).content
+
+    return provoke
+
+
 def _scattered(start: Start) -> bytes:
     server = start()
     server.post_blocks(block_of(1)).raise_for_status()
@@ -175,6 +182,8 @@ PROVOKED: dict[str, Provoke] = {
     "event-unknown": _get("/v1/events/17.0"),
     "too-many-streams": _too_many_streams,
     "cursor-unknown": _get("/v1/events/stream?after=17.0"),
+    "backup-refused": _back_up("a/relative/path"),
+    "backup-failed": _back_up("/proc/nowhere"),
     "not-found": _get("/nowhere"),
     "method-not-allowed": _wrong_method,
     "internal": _get("/v1/usage?dimension=calls", fault=RuntimeError()),

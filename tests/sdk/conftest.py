@@ -156,6 +156,17 @@ class Bench:
                 return
         raise TimeoutError(f"left: {self.names('*')}, held: {adopter.held}")
 
+    def living(self) -> str:
+        """The name of the last Meter's producer."""
+        return self.worker(self._meters[-1]).producer.id.hex()
+
+    def adopt_all_but_the_living(self) -> None:
+        """Let the last Meter look for dead producers, and send, until there is none left."""
+        worker = self.worker(self._meters[-1])
+        for _ in range(20):
+            self.clock.advance(6)
+            worker.flush_step()
+
     def names(self, pattern: str) -> list[str]:
         """The names of the files there."""
         return sorted(path.name for path in self.directory.glob(pattern))

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from tallybook.block import HEADER_BYTES, check_digest, read_header, read_payload
@@ -27,7 +28,8 @@ from tallybook.frame import (
 )
 from tallybook.frame import read_header as read_spool_header
 from tallybook.limits import SPOOL_HEADER_BYTES
-from tallybook.wire import read_answer, read_request
+from tallybook.wire import read_announcement, read_answer, read_request
+from tallybook_server.backup_manifest import BackupDamaged, encode_manifest, read_manifest
 from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, link, read_entry
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -84,6 +86,44 @@ def test_a_golden_request_and_answer_are_read() -> None:
     assert [bytes(block) for block in blocks] == [golden("block-1.bin")]
     answer = read_answer(golden("answer-1.json"), [golden("block-1.bin")])
     assert answer.receipts[0].exceptions[0].verdict == "conflict"
+
+
+def test_a_golden_request_and_answer_of_a_restored_ledger_are_read() -> None:
+    """Branches, and what is held of them."""
+    announcement, _ = read_request(golden("request-1-restored.bin"))
+    assert announcement == make.RESTORED
+    assert read_announcement(golden("request-1-restored.bin")) == make.RESTORED
+    answer = read_answer(golden("answer-1-restored.json"), [])
+    assert (answer.branch_name, answer.held_of("0f" * 16)) == ("b1" * 16, 42)
+
+
+def test_a_golden_backup_manifest_is_read() -> None:
+    """What a backup of format 1 holds."""
+    assert read_manifest(golden("backup-manifest-1.json")) == make.MANIFEST
+
+
+def test_a_changed_backup_manifest_is_seen() -> None:
+    """Every flipped byte and every cut of it, but for the blank line at its end."""
+    data = golden("backup-manifest-1.json").rstrip()
+    for changed in (*flips(data), *(data[:size] for size in range(len(data)))):
+        with suppress(BackupDamaged):
+            # A blank between the two members may become a tab: not one word of it has changed.
+            assert read_manifest(changed) == make.MANIFEST
+
+
+@pytest.mark.parametrize("name", ["../book", "/etc/passwd", "a/b", ".hidden", ""])
+def test_a_backup_manifest_cannot_name_a_file_elsewhere(name: str) -> None:
+    """Whoever writes one does not choose where a restore writes."""
+    stored = msgspec.structs.replace(make.MANIFEST.journal, name=name)
+    with pytest.raises(BackupDamaged):
+        read_manifest(encode_manifest(msgspec.structs.replace(make.MANIFEST, journal=stored)))
+
+
+def test_a_backup_manifest_of_a_newer_version_is_refused_by_name() -> None:
+    """And not read as if it were this one's."""
+    newer = msgspec.structs.replace(make.MANIFEST, version=2)
+    with pytest.raises(BackupDamaged, match="version 2"):
+        read_manifest(encode_manifest(newer))
 
 
 def journal_parts(data: bytes) -> list[tuple[bytes, bytes]]:

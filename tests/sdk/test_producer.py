@@ -17,6 +17,7 @@ from tallybook.errors import QueueFull
 from tallybook.producer import Producer, ProducerClosed
 from tallybook.queue import Packed, Queue, Reentered
 from tallybook.spool import Spool
+from tallybook.wire import read_request
 from tests.sdk.conftest import Bench, frame, until
 
 SMALL = {"queue_bytes_max": 1 << 20}  # Spools of 256 KiB, about 9,500 of these events.
@@ -379,8 +380,9 @@ def test_release_of_a_finished_producer_leaves_nothing(bench: Bench) -> None:
     producer.release(finished=True)
     name = producer.id.hex()
     assert bench.names("*") == sorted([f"{name}.kept", "ballast"])
-    kept = (bench.directory / f"{name}.kept").read_bytes()
-    assert kept == b"".join(one.data for one in waiting)
+    announcement, kept = read_request((bench.directory / f"{name}.kept").read_bytes())
+    assert [bytes(block) for block in kept] == [one.data for one in waiting]
+    assert (announcement.producer, announcement.closed) == (producer.id, True)
 
 
 def test_files_that_cannot_be_made_leave_nothing(

@@ -133,14 +133,21 @@ class Server:
         """
         return self._reply("GET", path, timeout_seconds, parameters=parameters)
 
-    def send(self, method: str, path: str, document: Document) -> Reply:
+    def send(
+        self,
+        method: str,
+        path: str,
+        document: Document,
+        *,
+        timeout_seconds: float | None = REQUEST_TIMEOUT_SECONDS,
+    ) -> Reply:
         """
         Send *document* to *path*; one attempt.
 
         Raises:
             Failure: The server refused it, or there was no answer: then it may be stored.
         """
-        return self._reply(method, path, REQUEST_TIMEOUT_SECONDS, document=document)
+        return self._reply(method, path, timeout_seconds, document=document)
 
     def _reply(
         self,

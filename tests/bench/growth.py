@@ -42,6 +42,8 @@ __all__ = ["run"]
 EVENTS: Final = 100_000_000
 _EVENTS_QUICK: Final = 3_000_000
 _BLOCKS_A_REQUEST: Final = 8
+_BURST_BLOCKS_MAX: Final = 2_000
+"""Of one turn when ingest is compared: two million events, some seconds."""
 _ASKED: Final = 5
 _Question = dict[str, str | Sequence[str]]
 _FROM: Final = "2026-01-01T00:00:00Z"
@@ -241,7 +243,7 @@ def run(*, quick: bool, events: int | None = None) -> Table:
     """Measure; about a quarter of an hour, *quick*: half a minute."""
     events = events or (_EVENTS_QUICK if quick else EVENTS)
     timeline = Timeline(events, 100 if quick else 500)
-    turns, burst = (2, events // BLOCK_EVENTS // 20) if quick else (3, 2_000)
+    turns, burst = 2 if quick else 3, min(events // BLOCK_EVENTS // 20, _BURST_BLOCKS_MAX)
     rows: list[Row] = []
     with ExitStack() as stack:
         home = stack.enter_context(scratch())

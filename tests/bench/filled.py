@@ -27,12 +27,18 @@ _PRODUCER: Final = bytes(range(16))
 
 
 def fill(directory: Path, events: Dataset) -> EmbeddedLedger:
-    """A ledger with *events*, sealed but for the last ones. From then on nothing happens to it."""
+    """
+    A ledger with *events*, sealed and merged but for the last ones.
+
+    From then on nothing happens to it, so that every engine has its turns on the same files.
+    """
     sealed = len(events) - len(events) // _TAIL_SHARE
     with closing(EmbeddedLedger(directory)) as running:
         append(running, _PRODUCER, events.part(0, sealed).blocks(_PRODUCER))
     ledger = EmbeddedLedger(directory, threads=False)
     ledger.sealer.step(force=True)
+    while ledger.compactor.step():
+        pass
     tail = events.part(sealed, len(events)).blocks(_PRODUCER, first=sealed + 1)
     append(ledger, _PRODUCER, tail)
     return ledger

@@ -106,6 +106,8 @@ def weigh(blocks: Iterable[Sent], directory: Path) -> Weights:
     unsealed = _journal_bytes(directory) - empty
     with closing(EmbeddedLedger(directory, threads=False)) as ledger:
         ledger.sealer.step(force=True)
+        while ledger.compactor.step():
+            pass
         segments = ledger.snapshots.current.segments
         faults = [f"{one.what} {one.where}: {one.detail}" for one in ledger.verify()]
         if sum(segment.rows for segment in segments) != events:

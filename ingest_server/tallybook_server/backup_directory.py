@@ -21,7 +21,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -217,7 +217,7 @@ def copy_into(source: Path, target: Path) -> tuple[str, int]:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
+def _new_file(path: Path) -> Generator[BinaryIO]:
     """A file that is on disk when the block ends; one that a crash has left goes first."""
     path.unlink(missing_ok=True)
     handle = os.open(

@@ -162,7 +162,7 @@ class EmbeddedLedger:
         thresholds = SealThresholds(seal_events, seal_bytes, seal_age_seconds)
         self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
         self._corrector = Corrector(self.writer, self.tables, self.scan)
-        self.prover = Prover(self.writer, self.scan)
+        self.prover = Prover(self.writer, self.scan, ids)
         self.compactor = Compactor(
             self.writer, self._book.segments, self._book.spill, compaction or Policy()
         )

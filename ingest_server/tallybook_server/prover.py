@@ -9,14 +9,14 @@ the root that was kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from secrets import token_bytes
 from typing import Final, Protocol
 
 import msgspec
 
+from tallybook.clock import Ids
 from tallybook.errors import InvariantBroken
 from tallybook.event import format_time
 from tallybook_server.journal import Journal
@@ -68,20 +68,20 @@ class Prover:
         self,
         writer: Writer,
         scan: _Scan,
+        ids: Ids,
         *,
-        keys: Callable[[], bytes] = lambda: token_bytes(32),
         group_entries: int = PROOF_GROUP_ENTRIES,
     ) -> None:
         """
         Args:
             writer: The journal's owner.
             scan: The ledger's events.
-            keys: Makes a tenant's key.
+            ids: For the tenants' keys.
             group_entries: Entries of a group; the same for the whole life of a ledger.
         """
         self._writer = writer
         self._scan = scan
-        self._keys = keys
+        self._ids = ids
         self._size = group_entries
 
     # -- checkpoints -----------------------------------------------------------------------
@@ -217,5 +217,5 @@ class Prover:
 
     def _key(self, tenant: str | None) -> bytes:
         """The tenant's own key, made when it is first needed."""
-        name, fresh = tenant or "", self._keys()
+        name, fresh = tenant or "", self._ids.producer() + self._ids.producer()
         return self._writer.note(lambda journal: journal.tenant_key(name, fresh)).result()

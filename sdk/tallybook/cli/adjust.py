@@ -7,12 +7,12 @@ named when there was no answer: the correction may be stored, and only its id ca
 
 from __future__ import annotations
 
-import secrets
 from argparse import Namespace
 
 from tallybook.cli.connection import Document, Reply, Server, add_endpoint
 from tallybook.cli.output import Exit, Failure, print_line, say
 from tallybook.cli.parser import Commands, Parser, add_command, moment, pair, tags_of
+from tallybook.clock import SystemIds
 
 __all__ = ["register"]
 
@@ -150,7 +150,7 @@ def _chosen(arguments: Namespace) -> Document:
 
 
 def _send(arguments: Namespace, document: Document) -> Reply:
-    correction_id = arguments.id if arguments.id is not None else secrets.token_hex(16)
+    correction_id = arguments.id if arguments.id is not None else SystemIds().producer().hex()
     document |= {"id": correction_id, "reason": arguments.reason}
     try:
         return Server.of(arguments.endpoint).send("POST", "/v1/adjustments", document)

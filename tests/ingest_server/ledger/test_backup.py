@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tallybook.testing import FakeIds
@@ -496,10 +497,7 @@ def test_a_manifest_of_another_moment_is_found(desk: Desk, target: Path) -> None
     fill(desk, 1, 1)
     desk.ledger.backup(str(target))
     manifest = manifest_of(target)
-    other = BackupManifest(
-        **{name: getattr(manifest, name) for name in manifest.__struct_fields__}
-        | {"position": manifest.position - 1}
-    )
+    other = msgspec.structs.replace(manifest, position=manifest.position - 1)
     (target / "manifest.json").write_bytes(encode_manifest(other))
 
     assert [finding.where for finding in check_backup(target)] == ["manifest.json"]

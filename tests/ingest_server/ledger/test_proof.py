@@ -27,7 +27,7 @@ from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
 
 def prover(desk: Desk) -> Prover:
     """With groups of three entries."""
-    return Prover(desk.ledger.writer, desk.ledger.scan, group_entries=3)
+    return Prover(desk.ledger.writer, desk.ledger.scan, desk.ids, group_entries=3)
 
 
 def prove(desk: Desk, producer: bytes, sequence: int, position: int | None = None) -> EventProof:
@@ -151,7 +151,7 @@ def test_finished_groups_are_not_read_again(filled: Desk) -> None:
         read.append(after[0])
         return filled.ledger.scan(after=after, limit=limit)  # type: ignore[return-value]
 
-    Prover(filled.ledger.writer, scan, group_entries=3).checkpoint()  # type: ignore[arg-type]
+    Prover(filled.ledger.writer, scan, filled.ids, group_entries=3).checkpoint()  # type: ignore[arg-type]
     assert min(read) == 6
 
 
@@ -206,21 +206,21 @@ def _more(proof: EventProof) -> EventProof:
     return msgspec.structs.replace(proof, path=[*proof.path, "00" * 32])
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda p: msgspec.structs.replace(p, index=p.index + 1), "leads to the root|longer|below"),
-        (lambda p: msgspec.structs.replace(p, size=p.size + 1), "leads to the root|longer|below"),
-        (lambda p: msgspec.structs.replace(p, size=0), "is not one of 0"),
-        (lambda p: msgspec.structs.replace(p, group=7), "group 7 is not one of 3"),
-        (lambda p: msgspec.structs.replace(p, path=p.path[:-1]), "ends below the root"),
-        (_more, "longer than its tree is high"),
-        (lambda p: msgspec.structs.replace(p, salt="00" * 32), "leads to the root"),
-        (lambda p: msgspec.structs.replace(p, salt="zz"), "cannot be read"),
-        (lambda p: msgspec.structs.replace(p, group_path=["0"]), "cannot be read"),
-        (lambda p: msgspec.structs.replace(p, format=2), "not of format 1"),
-    ],
-)
+CHANGED: list[tuple[Callable[[EventProof], EventProof], str]] = [
+    (lambda p: msgspec.structs.replace(p, index=p.index + 1), "leads to the root|longer|below"),
+    (lambda p: msgspec.structs.replace(p, size=p.size + 1), "leads to the root|longer|below"),
+    (lambda p: msgspec.structs.replace(p, size=0), "is not one of 0"),
+    (lambda p: msgspec.structs.replace(p, group=7), "group 7 is not one of 3"),
+    (lambda p: msgspec.structs.replace(p, path=p.path[:-1]), "ends below the root"),
+    (_more, "longer than its tree is high"),
+    (lambda p: msgspec.structs.replace(p, salt="00" * 32), "leads to the root"),
+    (lambda p: msgspec.structs.replace(p, salt="zz"), "cannot be read"),
+    (lambda p: msgspec.structs.replace(p, group_path=["0"]), "cannot be read"),
+    (lambda p: msgspec.structs.replace(p, format=2), "not of format 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGED)
 def test_a_changed_proof_is_found(
     filled: Desk, change: Callable[[EventProof], EventProof], words: str
 ) -> None:

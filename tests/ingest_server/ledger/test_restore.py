@@ -56,6 +56,10 @@ def tell(desk: Desk, announcement: Announcement, *blocks: bytes) -> Acknowledgem
 # -- incarnations --------------------------------------------------------------------------
 
 
+def _tidies_nothing(*arguments: object, **options: object) -> None:
+    """What a killed process does of its cleaning up."""
+
+
 def test_a_restore_is_an_entry_that_begins_the_next_incarnation(desk: Desk, target: Path) -> None:
     """Behind the backup's position, in the chain; what came later is not there."""
     again = restored(desk, target)
@@ -137,7 +141,7 @@ def test_a_crash_behind_any_stage_leaves_no_ledger_or_a_whole_one(
     book = target.with_name("new") / "books" / "default"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Restore, last, crashes)
-        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # A killed process tidies nothing.
+        patch.setattr("shutil.rmtree", _tidies_nothing)
         Restore(target, book, clock=desk.clock, ids=desk.ids).make()
     if last == "install":
         again = Desk(book, desk.clock, desk.ids)

@@ -124,13 +124,22 @@ class Merge:
             OSError, duckdb.Error: They cannot be read.
         """
         keys = sorted({key for one in self._inputs for key in one.tags})
-        texts = ["dimension", "tenant", "wide", '"key"', "id", "more", *map(_tag_column, keys)]
+        # By number: DuckDB takes `tag:Plan` and `tag:plan` for one column, and each of them may
+        # be one in a segment of its own.
+        numbered = [f"t{at}" for at in range(len(keys))]
+        texts = ["dimension", "tenant", "wide", '"key"', "id", "more", *numbered]
         selects = [
-            self._select(one, keys, "more_tags::VARCHAR AS more" if one.more else "NULL AS more")
+            f"SELECT {', '.join(_FIXED)}, "
+            + "".join(
+                f"{tag_value(key, one, quoted)} AS {name}, "
+                for key, name in zip(keys, numbered, strict=True)
+            )
+            + ("more_tags::VARCHAR" if one.more else "NULL")
+            + f" AS more FROM {self._file(one)}"
             for one in self._inputs
         ]
         sizes = " + ".join(f"coalesce(sum(strlen({text}::VARCHAR)), 0)" for text in texts)
-        counts = "".join(f", count({_tag_column(key)})" for key in keys)
+        counts = "".join(f", count({name})" for name in numbered)
         found: dict[int, Extent] = {}
         for month, rows, size, *uses in self._db.execute(
             f"SELECT {_MONTH} AS month, count(*), ({sizes})::BIGINT{counts} "
@@ -183,11 +192,14 @@ class Merge:
             Exception: What the pause raised.
         """
         tags, more = choose_columns(piece.extent.uses.items())
-        columns = [*_FIXED, *map(_tag_column, tags), *(["more_tags"] if more else [])]
-        rows = self._rows(piece, tags, more)
-        written = self._copy(rows, piece, path)
+        written = self._copy(self._rows(piece, tags, more), piece, path)
         file = f"read_parquet({quoted(str(path))})"
-        before, after = self._fingerprint(rows, columns), self._fingerprint(file, columns)
+        # Of the inputs as they are, and not of what was made of them to be written.
+        where = _of_months(piece)
+        before = self._fingerprint(
+            _said(self._file(one), one.tags, one.more, where) for one in self._inputs
+        )
+        after = self._fingerprint([_said(file, tags, more)])
         count = sum(row[1] for row in after)
         if before != after or not count == written == piece.extent.rows:
             raise InvariantBroken(
@@ -292,12 +304,13 @@ class Merge:
     def _file(self, segment: Segment) -> str:
         return f"read_parquet({quoted(str(self._directory / segment.name))})"
 
-    def _fingerprint(self, rows: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    def _fingerprint(self, selects: Iterable[str]) -> list[tuple[Any, ...]]:
         """What two sets of the same rows have in common, per scale, and others do not."""
-        source = rows if rows.startswith("read_parquet") else f"({rows})"
+        columns = ", ".join((*_FIXED, "tags"))
         return self._db.execute(
             'SELECT scale, count(*), sum("value")::HUGEINT, min("time"), max("time"), count(wide), '
-            f"sum(hash({', '.join(columns)}))::HUGEINT FROM {source} GROUP BY scale ORDER BY scale"
+            f"sum(hash({columns}))::HUGEINT FROM ({' UNION ALL '.join(selects)}) "
+            "GROUP BY scale ORDER BY scale"
         ).fetchall()
 
 
@@ -365,6 +378,20 @@ def _map(segment: Segment, more: tuple[str, ...]) -> str:
             entry = f"[{{'key': {quoted(key)}, 'value': {_tag_column(key)}}}]"
             lists.append(f"CASE WHEN {_tag_column(key)} IS NOT NULL THEN {entry} END")
     return f"map_from_entries(flatten([{', '.join(lists)}])) AS more_tags"
+
+
+def _said(file: str, tags: Sequence[str], more: Sequence[str], where: str = "") -> str:
+    """Everything that the rows of a file say, the same whichever tags have columns in it."""
+    lists = ["[]::STRUCT(key VARCHAR, value VARCHAR)[]"]
+    for key in tags:
+        entry = f"[{{'key': {quoted(key)}, 'value': {_tag_column(key)}}}]"
+        lists.append(f"CASE WHEN {_tag_column(key)} IS NOT NULL THEN {entry} END")
+    if more:
+        lists.append("map_entries(more_tags)")
+    return (
+        f"SELECT {', '.join(_FIXED)}, list_sort(flatten([{', '.join(lists)}])) AS tags "
+        f"FROM {file}{where}"
+    )
 
 
 def _between(lower: _Key | None, upper: _Key | None) -> str:

@@ -43,7 +43,6 @@ __all__ = [
     "CountedEvent",
     "Selection",
     "Stretch",
-    "counted_after",
     "keyed_events",
     "row_at",
     "sealed_events",
@@ -101,13 +100,6 @@ class Stretch(NamedTuple):
     first: int
     last: int
     segments: tuple[Segment, ...]
-
-
-def counted_after(
-    tables: Tables, directory: Path, snapshot: Snapshot, after: tuple[int, int], limit: int
-) -> list[CountedEvent]:
-    """At most *limit* events behind (entry, index), in the ledger's order."""
-    return select(tables, directory, snapshot, Selection(after, limit))
 
 
 def keyed_events(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tallybook.testing import FakeClock, FakeIds
+from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Ledger
 
@@ -48,6 +49,10 @@ class Subject(Protocol):
         ...
 
 
+# Two segments are enough to be merged, and one row of a month to be a segment.
+_EAGER: Final = Policy(fan_in=2, rows_min=1)
+
+
 class Embedded:
     """The embedded engine. Nothing happens on its own: what it does is the same every time."""
 
@@ -58,7 +63,9 @@ class Embedded:
         self._ledger = self._open()
 
     def _open(self) -> EmbeddedLedger:
-        return EmbeddedLedger(self._directory, clock=self.clock, ids=self._ids, threads=False)
+        return EmbeddedLedger(
+            self._directory, clock=self.clock, ids=self._ids, threads=False, compaction=_EAGER
+        )
 
     @property
     def ledger(self) -> Ledger:
@@ -66,6 +73,8 @@ class Embedded:
 
     def maintain(self) -> None:
         self._ledger.sealer.step(force=True)
+        while self._ledger.compactor.step():
+            pass
 
     def reopen(self) -> None:
         self._ledger.close()

@@ -110,10 +110,12 @@ def refusals(facts: Facts, query: UsageQuery) -> set[type[TallybookError]]:
 def rule_at(facts: Facts, query: UsageQuery, dimension: str, time: int) -> Declaration:
     """How usage of that time is computed: as asked for, or else as declared."""
     rule = facts.rule(dimension, time)
+    # Who names `unique` and no tag means the value, whatever is declared.
+    declared = rule.unique_of if query.aggregation is None else None
     return replace(
         rule,
         aggregation=query.aggregation or rule.aggregation,
-        unique_of=query.unique_of or rule.unique_of,
+        unique_of=query.unique_of or declared,
         percentile=query.percentile or rule.percentile,
     )
 

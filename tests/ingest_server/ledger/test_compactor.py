@@ -643,3 +643,27 @@ def _paged(desk: Desk, limit: int) -> list[LedgerEvent]:
         rows += page
         after = (page[-1].position, page[-1].index)
     return rows
+
+
+def test_tags_whose_keys_differ_in_case_only_keep_their_values(
+    tmp_path: Path,
+) -> None:
+    """
+    One has its column in one segment, the other in another, and both are merged.
+
+    The tags that there are were counted by the names of columns, which DuckDB compares
+    without case: where one was absent from a month, the other counted as absent too, and
+    its values were not written. The oracle of the conformance suite found it.
+    """
+    desk = Desk(tmp_path / "merged", compaction=Policy(fan_in=2, rows_min=1))
+    expected: list[dict[str, str]] = []
+    for at, (key, time) in enumerate([("Plan", MONTHS[0]), ("plan", MONTHS[1])]):
+        one = event(at + 1, time=time, tags={key: f"v{at}"}, key=str(at))
+        desk.send(block(at + 1, one))
+        desk.seal()
+        expected.append(one.tags)
+    desk.compact()
+    assert len(desk.ledger.snapshots.current.segments) == 2
+    assert [row.event.tags for row in desk.ledger.scan(after=(0, -1), limit=9)] == expected
+    assert desk.findings() == []
+    desk.ledger.close()

@@ -280,6 +280,20 @@ def test_segments_may_cover_the_same_entries(desk: Desk) -> None:
         assert there[0] == row
 
 
+def test_segment_that_goes_on_is_read_as_far_as_its_neighbours(desk: Desk) -> None:
+    """Alone in its first entries, it is not read into those that it shares with another one."""
+    desk.send(block(1, *SHOP), block(1, *OTHER, producer=TWO))
+    desk.seal()
+    snapshot = desk.ledger.snapshots.current
+    tables, directory = desk.ledger.tables, desk.directory / "segments"
+    whole = select(tables, directory, snapshot, Selection(FIRST, 100))
+    shared = 'entry = 3 AND "index" % 2 = 0'
+    one, other = split(desk, snapshot.segments[0], f"NOT ({shared})", shared)
+    mixed = replace(snapshot, segments=(one, other._replace(first=3)))
+    for chosen in (EventFilter(), EventFilter(upto=Place(9, 0))):
+        assert select(tables, directory, mixed, Selection(FIRST, 100, chosen)) == whole
+
+
 def test_segment_without_a_place_on_the_page_is_read_for_places_only(desk: Desk) -> None:
     """The stretch's other segments are not read whole for what one of them has."""
     desk.send(block(1, *SHOP), block(1, *OTHER, producer=TWO))

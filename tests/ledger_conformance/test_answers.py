@@ -92,7 +92,7 @@ SETTINGS = settings(
 )
 
 
-@settings(SETTINGS, max_examples=200)
+@settings(SETTINGS, max_examples=1_000)
 @given(world=WORLDS)
 def test_every_answer_is_the_oracles(stage: Stage, world: World) -> None:
     """Now, as of any earlier time, and as it was remembered."""
@@ -103,5 +103,5 @@ def test_every_answer_is_the_oracles(stage: Stage, world: World) -> None:
 @settings(SETTINGS, max_examples=100_000)
 @given(world=WORLDS)
 def test_every_answer_is_the_oracles_for_hours(stage: Stage, world: World) -> None:
-    """The same, five hundred times as often."""
+    """The same, a hundred times as often."""
     stage.play(world)

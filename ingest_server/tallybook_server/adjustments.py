@@ -32,7 +32,7 @@ from tallybook.limits import FUTURE_SECONDS_MAX
 from tallybook_server.body import BodyBudget
 from tallybook_server.catalogue import UnknownDimension
 from tallybook_server.correction import Adjustment
-from tallybook_server.documents import Document, read_document
+from tallybook_server.documents import Document, bounded, read_document, wrong
 from tallybook_server.event_filter import EventFilter
 from tallybook_server.ingest import request_key
 from tallybook_server.ledger import (
@@ -44,14 +44,15 @@ from tallybook_server.ledger import (
     LedgerBusy,
     LedgerFull,
     NothingToVoid,
+    PositionUnknown,
     TooManyRuns,
     UnfitCorrection,
     VoidRequest,
 )
 from tallybook_server.limits import CORRECTION_ID_BYTES_MAX, REASON_BYTES_MAX
 from tallybook_server.parameters import Parameters
-from tallybook_server.problems import Problem, busy, full, nearest
-from tallybook_server.question import TagFilter
+from tallybook_server.problems import Problem, busy, full, unknown_dimension
+from tallybook_server.question import TagFilter, read_position
 from tallybook_server.rfc3339 import read_rfc3339
 from tallybook_server.settings import Settings
 
@@ -59,7 +60,6 @@ __all__ = ["Adjustments", "AdjustmentsAnswer", "CorrectionDocument", "answer_adj
 
 _EVENT_ID: Final = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,18})", re.ASCII)
 _PRODUCER: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_POSITION: Final = re.compile(r"([1-9][0-9]{0,9})\.([1-9][0-9]{0,17})", re.ASCII)
 
 
 class ChoiceDocument(Document):
@@ -210,15 +210,15 @@ def read_correction(
         Problem: A field is missing, out of its bounds, or does not go with another.
     """
     correction_id = _id(document, key)
-    reason = _bounded("reason", document.reason, REASON_BYTES_MAX)
+    reason = bounded("reason", document.reason, REASON_BYTES_MAX, bytes_min=1)
     asked = document.model_fields_set - {"id", "reason"}
     if document.void is None and document.void_where is None:
         try:
             return _adjustment(document, correction_id, reason, now)
         except InvalidEvent as error:
-            raise _wrong(error.field, str(error)) from None
+            raise wrong(error.field, str(error)) from None
     if len(asked) > 1:
-        raise _wrong("void", f"{', '.join(sorted(asked))} do not go together; expected one of them")
+        raise wrong("void", f"{', '.join(sorted(asked))} do not go together; expected one of them")
     if document.void_where is not None:
         return VoidRequest(correction_id, reason, events=_choice(document.void_where))
     return _void(document.void or "", correction_id, reason)
@@ -227,9 +227,9 @@ def read_correction(
 def _choice(choice: ChoiceDocument) -> EventFilter:
     given = choice.model_fields_set
     if not given:
-        raise _wrong("void_where", "void_where is empty, which would take back everything")
+        raise wrong("void_where", "void_where is empty, which would take back everything")
     if choice.producer is not None and not _PRODUCER.fullmatch(choice.producer):
-        raise _wrong(
+        raise wrong(
             "producer", f"producer is {choice.producer[:60]!r}; expected 32 hex digits, lower case"
         )
     try:
@@ -246,9 +246,9 @@ def _choice(choice: ChoiceDocument) -> EventFilter:
         end = None if choice.end is None else read_rfc3339(choice.end)
         tags = check_tags(choice.tags)
     except InvalidEvent as error:
-        raise _wrong(error.field, str(error)) from None
+        raise wrong(error.field, str(error)) from None
     if start is not None and end is not None and start >= end:
-        raise _wrong("to", f"to is {choice.end}; expected a moment after from, {choice.start}")
+        raise wrong("to", f"to is {choice.end}; expected a moment after from, {choice.start}")
     return EventFilter(
         dimensions=None if choice.dimension is None else (choice.dimension,),
         tenants=(choice.tenant,) if "tenant" in given else None,
@@ -264,26 +264,15 @@ def _choice(choice: ChoiceDocument) -> EventFilter:
 
 def _id(document: CorrectionDocument, key: str | None) -> str:
     if document.id is not None and key is not None and document.id != key:
-        raise _wrong("id", f"id is {document.id[:60]!r}, the Idempotency-Key {key!r}: send one")
+        raise wrong("id", f"id is {document.id[:60]!r}, the Idempotency-Key {key!r}: send one")
     chosen = document.id if document.id is not None else key
     if chosen is None:
-        raise _wrong(
+        raise wrong(
             "id",
             "there is neither an id nor an Idempotency-Key: without one a repetition could not "
             "be told from another correction",
         )
-    return _bounded("id", chosen, CORRECTION_ID_BYTES_MAX)
-
-
-def _bounded(field: str, text: str, bytes_max: int) -> str:
-    size = len(text.encode("utf-8", "surrogatepass"))
-    if not text.strip() or size > bytes_max or not text.isprintable():
-        raise _wrong(
-            field,
-            f"{field} is {text[:60]!r}, {size} bytes; expected 1 to {bytes_max} bytes of "
-            "printable text",
-        )
-    return text
+    return bounded("id", chosen, CORRECTION_ID_BYTES_MAX, bytes_min=1)
 
 
 def _adjustment(
@@ -291,12 +280,12 @@ def _adjustment(
 ) -> Adjustment:
     if document.dimension is None or document.value is None:
         missing = "dimension" if document.dimension is None else "value"
-        raise _wrong(missing, f"{missing} is missing: an adjustment has a dimension and a value")
+        raise wrong(missing, f"{missing} is missing: an adjustment has a dimension and a value")
     check_dimension(document.dimension)
     check_tenant(document.tenant)
     time = now if document.time is None else read_rfc3339(document.time)
     if time > now + FUTURE_SECONDS_MAX * 1_000_000:
-        raise _wrong(
+        raise wrong(
             "time",
             f"time is {format_time(time)}; expected at most {FUTURE_SECONDS_MAX} s ahead of the "
             f"server's clock, {format_time(now)}",
@@ -317,25 +306,21 @@ def _signed(value: str | int) -> tuple[int, int]:
     text = str(value)
     mantissa, scale = read_value(text.removeprefix("-"))
     if not mantissa:
-        raise _wrong("value", f"value is {text[:60]!r}; expected a quantity that is not zero")
+        raise wrong("value", f"value is {text[:60]!r}; expected a quantity that is not zero")
     return (-mantissa if text.startswith("-") else mantissa), scale
 
 
 def _void(what: str, correction_id: str, reason: str) -> VoidRequest:
-    event, correction = _EVENT_ID.fullmatch(what), _POSITION.fullmatch(what)
+    event, correction = _EVENT_ID.fullmatch(what), read_position(what)
     if event is not None and int(event[2]) < 2**63:
         return VoidRequest(correction_id, reason, event=EventId(event[1], int(event[2])))
     if correction is not None:
-        return VoidRequest(correction_id, reason, corrects=int(correction[2]))
-    raise _wrong(
+        return VoidRequest(correction_id, reason, corrects=correction)
+    raise wrong(
         "void",
         f"void is {what[:80]!r}; expected an event, <32 hex digits>-<sequence>, or the position "
         "of a correction, such as 1.42",
     )
-
-
-def _wrong(field: str, detail: str) -> Problem:
-    return Problem("document-invalid", detail, more={"field": field})
 
 
 def _problem(error: TallybookError) -> TallybookError | Problem:
@@ -345,8 +330,7 @@ def _problem(error: TallybookError) -> TallybookError | Problem:
     if isinstance(error, LedgerFull):
         return full(error)
     if isinstance(error, UnknownDimension):
-        hint = nearest(error.dimension, error.known)
-        return Problem("dimension-unknown", f"{error}.{hint}")
+        return unknown_dimension(error)
     if isinstance(error, CorrectionConflict):
         return Problem("correction-conflict", str(error), more={"position": error.position})
     for kind, slug in (
@@ -354,6 +338,7 @@ def _problem(error: TallybookError) -> TallybookError | Problem:
         (AlreadyVoided, "already-voided"),
         (UnfitCorrection, "correction-unfit"),
         (TooManyRuns, "too-many-places"),
+        (PositionUnknown, "position-unknown"),
     ):
         if isinstance(error, kind):
             return Problem(slug, str(error))

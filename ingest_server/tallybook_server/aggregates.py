@@ -18,8 +18,8 @@ from typing import Final
 from tallybook.limits import VALUE_DECIMALS_MAX
 from tallybook_server.figure import QUOTIENT_DECIMALS, Figures, billionths, quotient
 from tallybook_server.levels import time_weighted
-from tallybook_server.plan import How, read_percentile
-from tallybook_server.question import Aggregation
+from tallybook_server.plan import How
+from tallybook_server.question import Aggregation, read_percentile
 from tallybook_server.reading import Reading
 from tallybook_server.source import Values
 

@@ -34,7 +34,7 @@ from tallybook_server.backup_manifest import (
     read_manifest,
     stored_name,
 )
-from tallybook_server.book import sync_directory, sync_file
+from tallybook_server.book import sync_directory, sync_file, take_lock
 from tallybook_server.ledger import BackupRefused
 from tallybook_server.limits import COPY_CHUNK_BYTES
 from tallybook_server.segment import WRITING_PREFIX, file_digest
@@ -107,15 +107,12 @@ class BackupDirectory:
             pass  # A copy of a backup need not have one; who reads a copy is alone with it.
 
     def _take_lock(self, flags: int, operation: int) -> None:
-        handle = os.open(self.path / "lock", flags | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, operation | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
+            self._lock = take_lock(self.path / "lock", flags, operation, mode=0o600)
+        except BlockingIOError as error:
             raise BackupRefused(
                 f"{self.path} is in use by another backup or restore; try again when it is done"
             ) from error
-        self._lock = handle
 
     def close(self) -> None:
         """Let go of the lock. Idempotent."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from tallybook_server.ledger import LedgerDamaged, LedgerLocked
 from tallybook_server.segment import WRITING_PREFIX
 
-__all__ = ["Book", "restoring_path", "sync_directory", "sync_file"]
+__all__ = ["Book", "restoring_path", "sync_directory", "sync_file", "take_lock"]
 
 _JOURNAL_FILES = ("journal.db", "journal.db-wal", "journal.db-shm", "journal.db-journal")
 
@@ -68,16 +68,13 @@ class Book:
             raise LedgerDamaged(f"{self.directory} is no book: it has no lock file") from None
 
     def _take_lock(self, flags: int, operation: int) -> None:
-        handle = os.open(self.directory / "lock", flags | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, operation | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
+            self._lock = take_lock(self.directory / "lock", flags, operation, mode=0o644)
+        except BlockingIOError as error:
             raise LedgerLocked(
                 f"the book {self.directory} is held by a running server; "
                 "stop it first, or ask it instead"
             ) from error
-        self._lock = handle
 
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
@@ -98,6 +95,25 @@ class Book:
             if path.name not in segments and not path.name.startswith(WRITING_PREFIX):
                 unknown.append(f"segments/{path.name}")
         return sorted(unknown)
+
+
+def take_lock(path: Path, flags: int, operation: int, *, mode: int) -> int:
+    """
+    Open the file *path* and lock it with flock, without waiting.
+
+    Returns:
+        The file descriptor that holds the lock.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    handle = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(handle, operation | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def restoring_path(directory: Path) -> Path:

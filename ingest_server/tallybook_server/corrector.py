@@ -6,21 +6,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from tallybook.errors import InvariantBroken
-from tallybook_server.catalogue import Declaration, UnknownDimension
+from tallybook_server.catalogue import Declaration
 from tallybook_server.correction import Adjustment, Run, Void
 from tallybook_server.event_filter import INDEX_MAX, EventFilter, Place
 from tallybook_server.journal import Journal
-from tallybook_server.ledger import Corrected, LedgerEvent, Position, TooManyRuns, VoidRequest
+from tallybook_server.known import check_known
+from tallybook_server.ledger import (
+    Corrected,
+    Position,
+    PositionUnknown,
+    Scan,
+    TooManyRuns,
+    VoidRequest,
+)
 from tallybook_server.limits import SCAN_EVENTS, VOID_RUNS_MAX
-from tallybook_server.registrar import Entered, adjust, declare, void, void_chosen
+from tallybook_server.registrar import (
+    Entered,
+    adjust,
+    declare,
+    void_chosen,
+    void_correction,
+    void_event,
+)
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.writer import Writer
@@ -29,22 +45,24 @@ __all__ = ["Corrector"]
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-class Scan(Protocol):
-    """`Ledger.scan`."""
-
-    def __call__(
-        self, chosen: EventFilter, *, after: tuple[int, int], limit: int
-    ) -> list[LedgerEvent]: ...
+Decide = Callable[[Journal, Snapshot, int], Entered]
+"""Of the journal in its open transaction, the snapshot and the time: what to enter."""
 
 
 class Corrector:
     """Corrections and the catalogue of one ledger. For any number of threads."""
 
-    def __init__(self, writer: Writer, tables: Tables, scan: Scan) -> None:
+    def __init__(self, writer: Writer, tables: Tables, segments: Path, scan: Scan) -> None:
+        """
+        Args:
+            writer: The journal's owner.
+            tables: Where the tail is or will be loaded.
+            segments: Their directory.
+            scan: The ledger's events.
+        """
         self._writer = writer
         self._tables = tables
+        self._segments = segments
         self._scan = scan
 
     def correct(self, correction: Adjustment | VoidRequest) -> Future[Corrected]:
@@ -54,26 +72,43 @@ class Corrector:
         Raises:
             UnknownDimension: There is nothing of the dimension that could be adjusted.
             TooManyRuns: What is chosen to be taken back lies in too many places.
+            PositionUnknown: The correction to be taken back was lost in a restore.
             And from the future: as `Ledger.correct`.
         """
         if isinstance(correction, VoidRequest):
-            if correction.events is not None:
-                wanted = self._chosen(correction, correction.events)
-                return self._enter(partial(void_chosen, wanted=wanted))
-            return self._enter(partial(void, request=correction))
-        known = {one.name for one in self.dimensions()}
-        if correction.dimension not in known:
-            raise UnknownDimension(correction.dimension, known)
+            return self._enter(self._void(correction))
+        names = (correction.dimension,)
+        with self._writer.snapshots.hold() as snapshot:
+            self._tables.load(snapshot.tail)
+            check_known(self._tables, self._segments, snapshot, snapshot.position, names)
         return self._enter(partial(adjust, adjustment=correction))
+
+    def _void(self, request: VoidRequest) -> Decide:
+        if request.event is not None:
+            return partial(void_event, request=request, event=request.event)
+        if request.corrects is not None:
+            self._check_held(request.corrects)
+            return partial(void_correction, request=request, corrects=request.corrects.n)
+        if request.events is not None:
+            return partial(void_chosen, wanted=self._chosen(request, request.events))
+        raise InvariantBroken(f"the void {request.id!r} names nothing to take back")
+
+    def _check_held(self, position: Position) -> None:
+        # The number alone would be another correction, once a restore has begun a branch.
+        if not self._writer.lineage.holds(position):
+            head = self._writer.snapshots.current.position
+            raise PositionUnknown(position, Position(self._writer.incarnation, head))
 
     def _chosen(self, request: VoidRequest, chosen: EventFilter) -> Void:
         """The void of every event that passes, up to the head of this moment."""
         head = self._writer.snapshots.current.position
         runs: list[Run] = []
         after = Place(0, INDEX_MAX)
-        while page := self._scan(chosen, after=after, limit=SCAN_EVENTS):
+        # Without an end, it would run after whatever arrives meanwhile.
+        bounded = replace(chosen, upto=Place(head, INDEX_MAX))
+        while page := self._scan(bounded, after=after, limit=SCAN_EVENTS):
             for one in page:
-                if one.position <= head and not one.voided:
+                if not one.voided:
                     _add(runs, one.position, one.index)
             if len(runs) > VOID_RUNS_MAX:
                 raise TooManyRuns(
@@ -83,7 +118,7 @@ class Corrector:
             after = Place(page[-1].position, page[-1].index)
         return Void(request.id, request.reason, tuple(runs), selection=_selection(chosen))
 
-    def _enter(self, decide: Callable[[Journal, Snapshot, int], Entered]) -> Future[Corrected]:
+    def _enter(self, decide: Decide) -> Future[Corrected]:
         return _then(self._writer.change(decide), self._corrected)
 
     def _corrected(self, entered: Entered) -> Corrected:

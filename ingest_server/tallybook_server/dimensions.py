@@ -8,7 +8,6 @@ without a unit. ``PUT`` declares it, from a moment on or for all of its usage.
 from __future__ import annotations
 
 import asyncio
-from decimal import Decimal, InvalidOperation
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -17,13 +16,13 @@ from starlette.responses import Response
 from tallybook.errors import InvalidEvent
 from tallybook.event import check_dimension, check_tags, format_time
 from tallybook_server.body import BodyBudget
-from tallybook_server.catalogue import Declaration
-from tallybook_server.documents import Document, read_document
+from tallybook_server.catalogue import Declaration, UnknownDimension
+from tallybook_server.documents import Document, bounded, read_document, wrong
 from tallybook_server.ledger import Ledger, LedgerBusy, LedgerFull
-from tallybook_server.limits import DESCRIPTION_BYTES_MAX, PERCENTILE_DIGITS_MAX, UNIT_BYTES_MAX
+from tallybook_server.limits import DESCRIPTION_BYTES_MAX, UNIT_BYTES_MAX
 from tallybook_server.parameters import Parameters
-from tallybook_server.problems import Problem, busy, full, nearest
-from tallybook_server.question import Aggregation
+from tallybook_server.problems import Problem, busy, full, unknown_dimension
+from tallybook_server.question import Aggregation, UnanswerableQuestion, read_percentile
 from tallybook_server.rfc3339 import read_rfc3339
 from tallybook_server.settings import Settings
 
@@ -128,8 +127,7 @@ class Dimensions:
         if not history:
             known = {one.name: one for one in await asyncio.to_thread(self._ledger.dimensions)}
             if name not in known:
-                hint = nearest(name, known)
-                raise Problem("dimension-unknown", f"there is no dimension {name!r}.{hint}")
+                raise unknown_dimension(UnknownDimension(name, known))
             history = (known[name],)
         return Response(_answer(list(history), self._ledger), media_type="application/json")
 
@@ -150,28 +148,17 @@ def read_declaration(name: str, document: DimensionDocument) -> Declaration:
     Raises:
         Problem: A field is out of its bounds, or does not go with the aggregation.
     """
-    for field, text, bytes_max in (
-        ("unit", document.unit, UNIT_BYTES_MAX),
-        ("description", document.description, DESCRIPTION_BYTES_MAX),
-    ):
-        size = len(text.encode("utf-8", "surrogatepass"))
-        if size > bytes_max or not text.isprintable():
-            raise _wrong(
-                field,
-                f"{field} is {text[:60]!r}, {size} bytes; expected at most {bytes_max} bytes of "
-                "printable text",
-            )
     try:
         start = None if document.start is None else read_rfc3339(document.start)
     except InvalidEvent as error:
-        raise _wrong("from", f"from: {error}") from None
+        raise wrong("from", f"from: {error}") from None
     return Declaration(
         name=name,
-        unit=document.unit,
+        unit=bounded("unit", document.unit, UNIT_BYTES_MAX),
         aggregation=document.aggregation,
         unique_of=_unique_of(document),
         percentile=_percentile(document),
-        description=document.description,
+        description=bounded("description", document.description, DESCRIPTION_BYTES_MAX),
         start=start,
     )
 
@@ -180,57 +167,36 @@ def _unique_of(document: DimensionDocument) -> str | None:
     given = document.unique_of
     if given is None:
         if document.aggregation == "unique":
-            raise _wrong("unique_of", "unique_of is missing; expected tag:<key>, or value")
+            raise wrong("unique_of", "unique_of is missing; expected tag:<key>, or value")
         return None
     if document.aggregation != "unique":
-        raise _wrong("unique_of", f"unique_of goes with unique, not with {document.aggregation}")
+        raise wrong("unique_of", f"unique_of goes with unique, not with {document.aggregation}")
     if given == "value":
         return None
     key = given.removeprefix(_TAG)
     if key == given:
-        raise _wrong("unique_of", f"unique_of is {given[:80]!r}; expected tag:<key>, or value")
+        raise wrong("unique_of", f"unique_of is {given[:80]!r}; expected tag:<key>, or value")
     try:
         check_tags({key: ""})
     except InvalidEvent as error:
-        raise _wrong("unique_of", str(error)) from None
+        raise wrong("unique_of", str(error)) from None
     return key
 
 
 def _percentile(document: DimensionDocument) -> str | None:
     if document.percentile is None:
         if document.aggregation == "percentile":
-            raise _wrong("percentile", 'percentile is missing; expected, for example, "99"')
+            raise wrong("percentile", 'percentile is missing; expected, for example, "99"')
         return None
     if document.aggregation != "percentile":
-        raise _wrong(
+        raise wrong(
             "percentile", f"percentile goes with percentile, not with {document.aggregation}"
         )
-    return check_percentile(document.percentile)
-
-
-def check_percentile(text: str) -> str:
-    """
-    *text*, if it is a percentile in plain decimal text.
-
-    Raises:
-        Problem: It is not.
-    """
     try:
-        value = Decimal(text) if len(text) <= PERCENTILE_DIGITS_MAX + 2 else Decimal(-1)
-    except InvalidOperation:
-        value = Decimal(-1)
-    plain = text.isascii() and all(part.isdigit() for part in text.split("."))
-    if not (plain and 0 < value <= 100):
-        raise _wrong(
-            "percentile",
-            f"percentile is {text[:40]!r}; expected decimal text above 0 and up to 100, of at most "
-            f"{PERCENTILE_DIGITS_MAX} digits",
-        )
-    return text
-
-
-def _wrong(field: str, detail: str) -> Problem:
-    return Problem("document-invalid", detail, more={"field": field})
+        read_percentile(document.percentile)
+    except UnanswerableQuestion as error:
+        raise wrong("percentile", str(error)) from None
+    return document.percentile
 
 
 def answer_dimensions(ledger: Ledger, query_string: bytes) -> bytes:

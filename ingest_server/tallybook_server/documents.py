@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
 from tallybook_server.body import BodyBudget, read_body
+from tallybook_server.json_body import JSON, check_content_type, read_object
 from tallybook_server.limits import DOCUMENT_BYTES_MAX
 from tallybook_server.problems import Problem, nearest
 from tallybook_server.settings import Settings
 
-__all__ = ["Document", "read_document"]
-
-_JSON = "application/json"
+__all__ = ["Document", "bounded", "read_document", "wrong"]
 
 
 class Document(BaseModel):
@@ -40,13 +39,7 @@ async def read_document(
     Raises:
         Problem: No JSON, too large, or not what the model says; the detail names the field.
     """
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != _JSON:
-        raise Problem(
-            "content-type-unsupported",
-            f"Content-Type is {content_type[:100]!r}; expected {_JSON}",
-            headers={"Accept": _JSON},
-        )
+    check_content_type(request.headers, JSON)
     async with read_body(request.receive, request.headers, settings, budget) as body:
         if len(body) > DOCUMENT_BYTES_MAX:
             raise Problem(
@@ -55,24 +48,44 @@ async def read_document(
                 more={"limit": "DOCUMENT_BYTES_MAX", "bytes_max": DOCUMENT_BYTES_MAX},
             )
         try:
-            return model.model_validate_json(bytes(body))
+            return model.model_validate(read_object(body, wrong))
         except ValidationError as error:
             raise _problem(error, model) from None
 
 
+def wrong(field: str, detail: str) -> Problem:
+    """The problem ``document-invalid``, naming the field."""
+    return Problem("document-invalid", detail, more={"field": field})
+
+
+def bounded(field: str, text: str, bytes_max: int, *, bytes_min: int = 0) -> str:
+    """
+    *text*, if it is printable and of *bytes_min* to *bytes_max* bytes.
+
+    Raises:
+        Problem: It is not, or is nothing but spaces where there must be something.
+    """
+    size = len(text.encode())
+    if not (bytes_min <= size <= bytes_max and text.isprintable()) or (
+        bytes_min and not text.strip()
+    ):
+        raise wrong(
+            field,
+            f"{field} is {text[:60]!r}, {size} bytes; expected {bytes_min} to {bytes_max} bytes of "
+            "printable text",
+        )
+    return text
+
+
 def _problem(error: ValidationError, model: type[Document]) -> Problem:
-    wrong = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in wrong["loc"])
-    if wrong["type"] == "json_invalid":
-        return Problem("not-json", f"the body is not a JSON object: {wrong['msg']}")
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
     names = [one.alias or name for name, one in model.model_fields.items()]
-    if wrong["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden":
         hint = ""
-        if field in wrong["loc"]:  # And not a field of a field.
+        if field in first["loc"]:  # And not a field of a field.
             hint = nearest(field, names) or f" There are: {', '.join(sorted(names))}."
         return Problem("field-unknown", f"there is no field {field[:60]!r}.{hint}")
-    words = wrong["msg"].removeprefix("Value error, ")
-    seen = repr(wrong["input"])[:60] if wrong["type"] != "missing" else "missing"
-    return Problem(
-        "document-invalid", f"{field or 'the body'} is {seen}: {words}", more={"field": field}
-    )
+    words = first["msg"].removeprefix("Value error, ")
+    seen = repr(first["input"])[:60] if first["type"] != "missing" else "missing"
+    return wrong(field, f"{field or 'the body'} is {seen}: {words}")

@@ -161,7 +161,7 @@ class EmbeddedLedger:
         self._remove_orphans()
         thresholds = SealThresholds(seal_events, seal_bytes, seal_age_seconds)
         self.sealer = Sealer(self.writer, self.tables, self._book.segments, thresholds)
-        self._corrector = Corrector(self.writer, self.tables, self.scan)
+        self._corrector = Corrector(self.writer, self.tables, self._book.segments, self.scan)
         self.prover = Prover(self.writer, self.scan, ids)
         self.compactor = Compactor(
             self.writer, self._book.segments, self._book.spill, compaction or Policy()
@@ -377,7 +377,7 @@ class EmbeddedLedger:
         """Every checkpoint that was made, in the ledger's order."""
         return self.prover.checkpoints()
 
-    def prove(self, name: EventId | Place, position: int | None = None) -> EventProof:
+    def prove(self, name: EventId | Place, position: Position | None = None) -> EventProof:
         """The way from an event to a checkpoint's root. See `Ledger.prove`."""
         found = self.find(name)
         if found is None or found.producer is None or found.sequence is None:

@@ -115,6 +115,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     detail: list[Any]
     verdicts: list[VerdictRun] = []
 
+    def verdict_at(self, index: int) -> VerdictRun | None:
+        """The exception that the event at *index* is part of; None: it simply counts."""
+        return next((run for run in self.verdicts if run.first <= index <= run.last), None)
+
 
 def encode_entry(entry: Entry) -> bytes:
     """The entry's bytes: what the chain covers."""

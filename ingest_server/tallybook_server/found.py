@@ -67,7 +67,7 @@ def find(
 def _found(tables: Tables, directory: Path, snapshot: Snapshot, record: _Record) -> FoundEvent:
     place, entry, rejection = record.place, record.entry, record.rejection
     is_block = entry.kind == "block"
-    run = _run(entry, place.at)
+    run = entry.verdict_at(place.at) or _SIMPLY
     verdict: FoundVerdict = "counted" if run is _SIMPLY else _NAMES[run.verdict]
     event, segment, void = None, None, None
     if is_block and run.verdict not in UNCOUNTED:
@@ -96,11 +96,6 @@ def _found(tables: Tables, directory: Path, snapshot: Snapshot, record: _Record)
         chain_before=record.chain_before,
         chain=record.chain,
     )
-
-
-def _run(entry: Entry, index: int) -> VerdictRun:
-    """The exception that the event is part of, or `_SIMPLY`."""
-    return next((run for run in entry.verdicts if run.first <= index <= run.last), _SIMPLY)
 
 
 # -- the journal ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -27,6 +27,7 @@ from tallybook.errors import MessageDamaged
 from tallybook.wire import Exceptions
 from tallybook_server.body import BodyBudget, read_body
 from tallybook_server.event_json import read_events
+from tallybook_server.json_body import JSON, check_content_type
 from tallybook_server.ledger import (
     Acknowledgement,
     Delivery,
@@ -48,7 +49,6 @@ from tallybook_server.settings import Settings
 __all__ = ["EventResult", "Ingest", "JsonAnswer", "request_key"]
 
 _T = TypeVar("_T")
-_JSON: Final = "application/json"
 
 
 class EventResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,16 +118,9 @@ class Ingest:
             Problem: The request is refused as a whole; nothing of it was stored.
         """
         headers = request.headers
-        content_type = headers.get("content-type", "")
-        kind = content_type.partition(";")[0].strip().lower()
-        if kind not in (wire.CONTENT_TYPE, _JSON):
-            raise Problem(
-                "content-type-unsupported",
-                f"Content-Type is {content_type[:100]!r}; expected {_JSON} or {wire.CONTENT_TYPE}",
-                headers={"Accept": f"{_JSON}, {wire.CONTENT_TYPE}"},
-            )
+        kind = check_content_type(headers, JSON, wire.CONTENT_TYPE)
         # Checked before the body is read: what is refused anyway should not cost the sender.
-        key = request_key(headers) if kind == _JSON else None
+        key = request_key(headers) if kind == JSON else None
         # The body's memory is held, and counted, until the ledger has it on disk.
         async with read_body(request.receive, headers, self._settings, self._budget) as body:
             if kind == wire.CONTENT_TYPE:
@@ -147,7 +140,7 @@ class Ingest:
                 more={"ledger": self._ledger.id},
             )
         done = await self._append(len(body), Delivery(announcement=announcement, blocks=blocks))
-        return Response(wire.encode_answer(done.answer()), media_type=_JSON)
+        return Response(wire.encode_answer(done.answer()), media_type=JSON)
 
     async def _events(self, body: bytes, request_key: str | None) -> Response:
         read = functools.partial(
@@ -165,7 +158,7 @@ class Ingest:
         answer = _json_answer(done, events)
         if alone and answer.rejected:
             return _lone_rejection(answer.results[0])
-        return Response(msgspec.json.encode(answer), media_type=_JSON)
+        return Response(msgspec.json.encode(answer), media_type=JSON)
 
     async def _append(self, size: int, delivery: Delivery) -> Acknowledgement:
         try:

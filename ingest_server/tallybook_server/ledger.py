@@ -52,6 +52,7 @@ __all__ = [
     "ProducerReport",
     "RejectedEvent",
     "Rejection",
+    "Scan",
     "TooManyRows",
     "TooManyRuns",
     "UnfitCorrection",
@@ -227,7 +228,8 @@ class VoidRequest:
         id: The caller's; the same one again is the same void.
         reason: Why, in words.
         event: One event.
-        corrects: The position of an adjustment, or of a void whose events shall count again.
+        corrects: The position of an adjustment, or of a void whose events shall count again;
+            as it was told, with its incarnation.
         events: Every event that passes, up to the ledger's head of this moment, and was not
             taken back before.
     """
@@ -235,7 +237,7 @@ class VoidRequest:
     id: str
     reason: str
     event: EventId | None = None
-    corrects: int = 0
+    corrects: Position | None = None
     events: EventFilter | None = None
 
 
@@ -434,6 +436,14 @@ class Finding:
     detail: str
 
 
+class Scan(Protocol):
+    """`Ledger.scan`, for what needs nothing else of a ledger."""
+
+    def __call__(
+        self, chosen: EventFilter = EVERY_EVENT, *, after: tuple[int, int], limit: int
+    ) -> list[LedgerEvent]: ...
+
+
 class Ledger(Protocol):
     """An append-only usage journal that answers questions."""
 
@@ -553,7 +563,7 @@ class Ledger(Protocol):
         """Every checkpoint that was made, in the ledger's order."""
         ...
 
-    def prove(self, name: EventId | Place, position: int | None = None) -> EventProof:
+    def prove(self, name: EventId | Place, position: Position | None = None) -> EventProof:
         """
         The way from an event to the checkpoint at *position*; None: the newest.
 
@@ -609,7 +619,7 @@ class PositionUnknown(TallybookError):
 
     def __init__(self, asked: Position, head: Position) -> None:
         super().__init__(
-            f"as_of is {asked}, and the ledger's head is {head}; expected that position or an "
+            f"there is no position {asked}, the ledger's head is {head}; expected that one or an "
             "earlier one, such as an answer names"
         )
         self.asked = asked

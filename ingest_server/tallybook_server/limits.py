@@ -229,9 +229,6 @@ UNIT_BYTES_MAX: Final = 64
 DESCRIPTION_BYTES_MAX: Final = 1_000
 """The description of a dimension."""
 
-PERCENTILE_DIGITS_MAX: Final = 9
-"""Digits of a percentile: ``99.9999999`` tells a billion events apart."""
-
 IDEMPOTENCY_KEY_BYTES_MAX: Final = 255
 """The ``Idempotency-Key`` header."""
 

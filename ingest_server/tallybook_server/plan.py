@@ -7,10 +7,9 @@ is computed alike, in the same windows, is one *pass* over the events.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tallybook_server.catalogue import (
     OVERRIDES,
@@ -19,16 +18,16 @@ from tallybook_server.catalogue import (
     RuleChanges,
     UnfitAggregation,
 )
-from tallybook_server.limits import PERCENTILE_DECIMALS_MAX
 from tallybook_server.question import (
     Aggregation,
     AppliedRule,
     UnanswerableQuestion,
     UsageQuery,
+    read_percentile,
 )
 from tallybook_server.tiling import Tiling
 
-__all__ = ["How", "Pass", "Plan", "plan", "read_percentile"]
+__all__ = ["How", "Pass", "Plan", "plan"]
 
 
 class How(NamedTuple):
@@ -186,26 +185,3 @@ def _check_answerable(query: UsageQuery, dimension: str, how: How) -> None:
             f"{dimension!r} is weighted by time: its last level holds until the end; expected "
             "an end",
         )
-
-
-_PERCENTILE: Final = re.compile(rf"([0-9]{{1,3}})(?:\.([0-9]{{1,{PERCENTILE_DECIMALS_MAX}}}))?")
-
-
-def read_percentile(text: str) -> tuple[int, int]:
-    """
-    The share of events that *text* names, as two integers: part and whole.
-
-    Raises:
-        UnanswerableQuestion: It is no number above 0 and at most 100.
-    """
-    match = _PERCENTILE.fullmatch(text)
-    if match is not None:
-        decimals = match[2] or ""
-        part, whole = int(match[1] + decimals), 100 * 10 ** len(decimals)
-        if 0 < part <= whole:
-            return part, whole
-    raise UnanswerableQuestion(
-        "percentile",
-        f"percentile is {text[:40]!r}; expected a number above 0 and at most 100, with at most "
-        f'{PERCENTILE_DECIMALS_MAX} decimals, such as "99.9"',
-    )

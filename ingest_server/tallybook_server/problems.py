@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from tallybook_server.catalogue import UnknownDimension
 from tallybook_server.ledger import LedgerBusy, LedgerFull
 from tallybook_server.limits import FULL_RETRY_SECONDS
 from tallybook_server.problem_types import EVENT_PROBLEMS, REQUEST_PROBLEMS, ProblemType
@@ -34,6 +35,7 @@ __all__ = [
     "nearest",
     "problem_page",
     "slug_of",
+    "unknown_dimension",
 ]
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -115,6 +117,15 @@ def busy(error: LedgerBusy) -> Problem:
 def full(error: LedgerFull) -> Problem:
     """The ledger's disk refused."""
     return Problem("disk-full", str(error), headers={"Retry-After": str(FULL_RETRY_SECONDS)})
+
+
+def unknown_dimension(error: UnknownDimension) -> Problem:
+    """There is no such dimension; perhaps the nearest one was meant."""
+    return Problem(
+        "dimension-unknown",
+        f"{error}.{nearest(error.dimension, error.known)}",
+        more={"parameter": "dimension", "dimension": error.dimension},
+    )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from tallybook_server.ledger import Ledger, LedgerFull
 from tallybook_server.parameters import Parameters, invalid
 from tallybook_server.problems import Problem, full
 from tallybook_server.proof import CheckpointUnknown, Unproven
+from tallybook_server.question import Position, read_position
 
 __all__ = ["answer_checkpoint", "answer_checkpoints", "answer_proof"]
 
@@ -48,7 +49,7 @@ def answer_proof(ledger: Ledger, name: str, query_string: bytes) -> bytes:
     if wanted is None:
         raise name_invalid(name)
     try:
-        proof = ledger.prove(wanted, _position(parameters.one("checkpoint")))
+        proof = ledger.prove(wanted, _checkpoint(parameters.one("checkpoint")))
     except CheckpointUnknown as error:
         raise Problem("checkpoint-unknown", str(error)) from None
     except Unproven as error:
@@ -56,13 +57,12 @@ def answer_proof(ledger: Ledger, name: str, query_string: bytes) -> bytes:
     return msgspec.json.encode(proof)
 
 
-def _position(text: str | None) -> int | None:
-    """The number in a checkpoint's position."""
+def _checkpoint(text: str | None) -> Position | None:
     if text is None:
         return None
-    incarnation, dot, n = text.partition(".")
-    if not (dot and incarnation.isdecimal() and n.isdecimal() and text.isascii() and len(n) < 19):
+    position = read_position(text)
+    if position is None:
         raise invalid(
             "checkpoint", f"checkpoint is {text[:40]!r}; expected a position such as 1.42"
         )
-    return int(n)
+    return position

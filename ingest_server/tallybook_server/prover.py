@@ -10,17 +10,16 @@ the root that was kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
-from typing import Final, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from tallybook.clock import Ids
 from tallybook.errors import InvariantBroken
 from tallybook.event import format_time
+from tallybook_server.event_filter import INDEX_MAX, EventFilter, Place
 from tallybook_server.journal import Journal
-from tallybook_server.ledger import EventId, LedgerEvent
+from tallybook_server.ledger import EventId, LedgerEvent, Scan
 from tallybook_server.limits import PROOF_GROUP_ENTRIES, SCAN_EVENTS
 from tallybook_server.proof import (
     Checkpoint,
@@ -38,27 +37,17 @@ from tallybook_server.writer import Writer
 
 __all__ = ["Prover"]
 
-_BEYOND: Final = 1 << 31
 
+class _Leaf(NamedTuple):
+    """An event of a group that counts, and the salt of its leaf."""
 
-class _Scan(Protocol):
-    def __call__(self, *, after: tuple[int, int], limit: int) -> list[LedgerEvent]: ...
+    event: LedgerEvent
+    salt: bytes
 
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """
-    The events of a group that count, in the ledger's order.
-
-    Attributes:
-        leaves: Their hashes.
-        salts: Their leaves' salts.
-        names: Their producers and sequences.
-    """
-
-    leaves: list[bytes]
-    salts: list[bytes]
-    names: list[tuple[str, int]]
+    def hash(self) -> bytes:
+        """What stands for it in the tree."""
+        one = self.event
+        return leaf(one.event, one.source, bytes.fromhex(one.producer), one.sequence, self.salt)
 
 
 class Prover:
@@ -67,7 +56,7 @@ class Prover:
     def __init__(
         self,
         writer: Writer,
-        scan: _Scan,
+        scan: Scan,
         ids: Ids,
         *,
         group_entries: int = PROOF_GROUP_ENTRIES,
@@ -122,13 +111,22 @@ class Prover:
         """How many groups there are up to entry *head*."""
         return -(-head // self._size)
 
-    def _root(self, number: int, head: int) -> tuple[bytes, int]:
-        """The root of a group as of *head*, and how many events it has."""
+    def _root(self, number: int, head: int, read: list[bytes] | None = None) -> tuple[bytes, int]:
+        """
+        The root of a group as of *head*, and how many events it has.
+
+        Args:
+            number: Of the group, from 0.
+            head: Entries behind it are left out.
+            read: Its leaves, if they were read already.
+        """
         kept = self._writer.run(lambda journal: journal.proof_group(number)).result()
         whole = (number + 1) * self._size <= head
         if whole and kept is not None:
             return kept
-        leaves = self._group(number, head).leaves
+        leaves = read
+        if leaves is None:
+            leaves = [one.hash() for one in self._leaves(number, head)]
         made = root(leaves), len(leaves)
         if whole:
             self._writer.note(lambda journal: journal.add_proof_group(number, *made)).result()
@@ -136,7 +134,7 @@ class Prover:
 
     # -- proofs ----------------------------------------------------------------------------
 
-    def prove(self, name: EventId, entry: int, position: int | None = None) -> EventProof:
+    def prove(self, name: EventId, entry: int, position: Position | None = None) -> EventProof:
         """
         The way from an event to a checkpoint's root.
 
@@ -152,39 +150,44 @@ class Prover:
         """
         checkpoint, head = self._checkpoint_at(position)
         number = (entry - 1) // self._size
-        group = self._group(number, head)
-        try:
-            index = group.names.index((name.producer, name.sequence))
-        except ValueError:
+        leaves: list[bytes] = []
+        found: tuple[int, _Leaf] | None = None
+        for index, one in enumerate(self._leaves(number, head)):
+            leaves.append(one.hash())
+            if (one.event.producer, one.event.sequence) == name:
+                found = index, one
+        if found is None:
             raise Unproven(
                 f"event {name} does not count at the checkpoint {checkpoint.position}; make a "
                 "newer one if it came behind it"
-            ) from None
-        roots = [self._root(at, head)[0] for at in range(self._count(head))]
-        if roots[number] != root(group.leaves) or root(roots).hex() != checkpoint.root:
+            )
+        roots = [
+            self._root(at, head, leaves if at == number else None)[0]
+            for at in range(self._count(head))
+        ]
+        if roots[number] != root(leaves) or root(roots).hex() != checkpoint.root:
             raise InvariantBroken(
                 f"the events of entries {number * self._size + 1} to {(number + 1) * self._size} "
                 "are not those of the checkpoint any more: run verify"
             )
-        shown = next(islice(self._events(number, head), index, None))
+        index, (shown, salt) = found
         return EventProof(
             format=1,
             checkpoint=checkpoint,
             event=ProvenEvent.of(shown.event, shown.source, shown.producer, shown.sequence),
-            salt=group.salts[index].hex(),
+            salt=salt.hex(),
             index=index,
-            size=len(group.leaves),
-            path=[one.hex() for one in path(group.leaves, index)],
+            size=len(leaves),
+            path=[one.hex() for one in path(leaves, index)],
             group=number,
             group_path=[one.hex() for one in path(roots, number)],
         )
 
-    def _checkpoint_at(self, position: int | None) -> tuple[Checkpoint, int]:
-        kept = self.checkpoints()
-        for one in reversed(kept):
-            n = int(one.position.partition(".")[2])
-            if position is None or n == position:
-                return one, n
+    def _checkpoint_at(self, position: Position | None) -> tuple[Checkpoint, int]:
+        """The checkpoint, and the number of its entry."""
+        for one in reversed(self.checkpoints()):
+            if position is None or one.position == str(position):
+                return one, int(one.position.partition(".")[2])
         where = "" if position is None else f" at position {position}"
         raise CheckpointUnknown(f"there is no checkpoint{where}; make one, and publish it")
 
@@ -193,27 +196,20 @@ class Prover:
     def _events(self, number: int, head: int) -> Iterator[LedgerEvent]:
         """The events of a group that count, as of *head*, in the ledger's order."""
         last = min((number + 1) * self._size, head)
-        after = (number * self._size, _BEYOND)
-        while page := self._scan(after=after, limit=SCAN_EVENTS):
-            for one in page:
-                if one.position > last:
-                    return
-                yield one
-            after = (page[-1].position, page[-1].index)
+        chosen = EventFilter(upto=Place(last, INDEX_MAX))
+        after = Place(number * self._size, INDEX_MAX)
+        while page := self._scan(chosen, after=after, limit=SCAN_EVENTS):
+            yield from page
+            after = Place(page[-1].position, page[-1].index)
 
-    def _group(self, number: int, head: int) -> _Group:
-        group = _Group([], [], [])
+    def _leaves(self, number: int, head: int) -> Iterator[_Leaf]:
+        """The leaves of a group as of *head*, in the ledger's order."""
         keys: dict[str | None, bytes] = {}
         for one in self._events(number, head):
             tenant = one.event.tenant
             if tenant not in keys:
                 keys[tenant] = self._key(tenant)
-            producer = bytes.fromhex(one.producer)
-            salt = salt_of(keys[tenant], producer, one.sequence)
-            group.leaves.append(leaf(one.event, one.source, producer, one.sequence, salt))
-            group.salts.append(salt)
-            group.names.append((one.producer, one.sequence))
-        return group
+            yield _Leaf(one, salt_of(keys[tenant], bytes.fromhex(one.producer), one.sequence))
 
     def _key(self, tenant: str | None) -> bytes:
         """The tenant's own key, made when it is first needed."""

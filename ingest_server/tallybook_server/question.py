@@ -7,10 +7,12 @@ dimension. Everything else that a row is split by has to be asked for.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from tallybook.errors import TallybookError
+from tallybook_server.limits import PERCENTILE_DECIMALS_MAX
 
 __all__ = [
     "AGGREGATIONS",
@@ -28,6 +30,8 @@ __all__ = [
     "UsageQuery",
     "UsageRow",
     "Window",
+    "read_percentile",
+    "read_position",
 ]
 
 Aggregation = Literal[
@@ -264,3 +268,37 @@ class Usage:
     events: int = 0
     more: bool = False
     explanation: Explanation | None = None
+
+
+# -- text ----------------------------------------------------------------------------------
+
+_POSITION: Final = re.compile(r"([1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,17})", re.ASCII)
+_PERCENTILE: Final = re.compile(
+    rf"([0-9]{{1,3}})(?:\.([0-9]{{1,{PERCENTILE_DECIMALS_MAX}}}))?", re.ASCII
+)
+
+
+def read_position(text: str) -> Position | None:
+    """The position that *text* names, ``1.42``; None if it names none."""
+    match = _POSITION.fullmatch(text)
+    return None if match is None else Position(int(match[1]), int(match[2]))
+
+
+def read_percentile(text: str) -> tuple[int, int]:
+    """
+    The share of events that *text* names, as two integers: part and whole.
+
+    Raises:
+        UnanswerableQuestion: It is no number above 0 and at most 100.
+    """
+    match = _PERCENTILE.fullmatch(text)
+    if match is not None:
+        decimals = match[2] or ""
+        part, whole = int(match[1] + decimals), 100 * 10 ** len(decimals)
+        if 0 < part <= whole:
+            return part, whole
+    raise UnanswerableQuestion(
+        "percentile",
+        f"percentile is {text[:40]!r}; expected a number above 0 and up to 100, with at most "
+        f'{PERCENTILE_DECIMALS_MAX} decimals, such as "99.9"',
+    )

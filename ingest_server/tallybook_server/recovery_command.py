@@ -6,12 +6,15 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tallybook.cli.connection import DEFAULT_ENDPOINT, Document, Server
 from tallybook.cli.output import Exit, Failure, Progress, number_of, plain, print_json, say
 from tallybook.cli.parser import Commands, add_command
 from tallybook_server.server_options import add_data, data_of
+
+if TYPE_CHECKING:
+    from tallybook_server.ledger import BackedUp
 
 __all__ = ["register", "verify_backup"]
 
@@ -67,30 +70,19 @@ def register(commands: Commands, needs_server: Callable[[str], None]) -> None:
 # -- backup --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What ``backup --json`` prints: as the server answers."""
-
-    directory: str
-    ledger: str
-    position: str
-    files: int
-    bytes: int
-    copied_files: int
-    copied_bytes: int
-
-
 def _backup(arguments: Namespace) -> int:
+    from tallybook_server.backups import BackupAnswer
+
     directory: Path = arguments.directory.absolute()
     if arguments.endpoint is not None:
         document: Document = {"directory": str(directory)}
         server = Server.of(arguments.endpoint)
         reply = server.send("POST", "/v1/backup", document, timeout_seconds=None)
-        made = _Made(**{name: reply.document[name] for name in _Made.__slots__})  # type: ignore[arg-type]
+        made = BackupAnswer.model_validate(reply.document)
     else:
-        made = _backup_closed(directory, data_of(arguments))
+        made = BackupAnswer.of(_backup_closed(directory, data_of(arguments)))
     if arguments.json:
-        print_json(asdict(made))
+        print_json(made.model_dump())
     say(
         plain(
             f"{made.directory}: the ledger at {made.position}, "
@@ -102,9 +94,8 @@ def _backup(arguments: Namespace) -> int:
     return Exit.OK
 
 
-def _backup_closed(directory: Path, data: Path) -> _Made:
+def _backup_closed(directory: Path, data: Path) -> BackedUp:
     """Open the ledger as a server would, and back it up."""
-    from tallybook_server.backups import BackupAnswer
     from tallybook_server.book import Book
     from tallybook_server.embedded import EmbeddedLedger
     from tallybook_server.ledger import BackupRefused, LedgerDamaged, LedgerFull, LedgerLocked
@@ -120,7 +111,7 @@ def _backup_closed(directory: Path, data: Path) -> _Made:
     try:
         ledger = EmbeddedLedger(book.directory, threads=False)
         try:
-            done = ledger.backup(str(directory))
+            return ledger.backup(str(directory))
         finally:
             ledger.close()
     except LedgerLocked:
@@ -137,7 +128,6 @@ def _backup_closed(directory: Path, data: Path) -> _Made:
         ) from None
     finally:
         progress.end()
-    return _Made(**BackupAnswer.of(done).model_dump())
 
 
 # -- restore -------------------------------------------------------------------------------

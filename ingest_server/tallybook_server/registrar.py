@@ -17,8 +17,8 @@ import msgspec
 from tallybook.errors import TallybookError
 from tallybook_server.catalogue import Declaration
 from tallybook_server.change import Change, change_of, detail_of, digest_of
-from tallybook_server.correction import Adjustment, Corrections, Run, Void
-from tallybook_server.entry import Entry, Verdict
+from tallybook_server.correction import Adjustment, Run, Void
+from tallybook_server.entry import Verdict
 from tallybook_server.journal import Journal, RejectionRow
 from tallybook_server.judge import rejected_digest
 from tallybook_server.ledger import (
@@ -32,7 +32,7 @@ from tallybook_server.ledger import (
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tail import UNCOUNTED
 
-__all__ = ["Entered", "adjust", "declare", "void", "void_chosen"]
+__all__ = ["Entered", "adjust", "declare", "void_chosen", "void_correction", "void_event"]
 
 _REASON: Final = "void"
 
@@ -90,26 +90,26 @@ def adjust(journal: Journal, snapshot: Snapshot, now: int, *, adjustment: Adjust
     return _enter(journal, adjustment, now)
 
 
-def void(journal: Journal, snapshot: Snapshot, now: int, *, request: VoidRequest) -> Entered:
+def void_event(
+    journal: Journal, snapshot: Snapshot, now: int, *, request: VoidRequest, event: EventId
+) -> Entered:
     """
-    Enter a void of one event, or of a correction.
+    Enter a void of one event.
 
     Raises:
         CorrectionConflict: Its id means another correction.
         AlreadyVoided: What it takes back is not in force any more.
     """
-    if request.event is None:
-        return _void_correction(journal, snapshot.corrections, request, now)
-    run = _place(journal, request.event)
+    run = _place(journal, event)
     wanted = Void(request.id, request.reason, () if run is None else (run,))
     held = _held(journal, wanted)
     if held is not None:
         return held
     if run is None:
-        words = f"there is no event {request.event} that counts; look for it in GET /v1/events"
-        return _refuse(journal, wanted, str(request.event), words, now)
+        words = f"there is no event {event} that counts; look for it in GET /v1/events"
+        return _refuse(journal, wanted, str(event), words, now)
     if snapshot.corrections.at(snapshot.position).takes_back(run.entry, run.first):
-        raise AlreadyVoided(f"event {request.event} was taken back before")
+        raise AlreadyVoided(f"event {event} was taken back before")
     return _enter(journal, wanted, now)
 
 
@@ -129,21 +129,28 @@ def void_chosen(journal: Journal, snapshot: Snapshot, now: int, *, wanted: Void)
     return _enter(journal, wanted, now)
 
 
-def _void_correction(
-    journal: Journal, corrections: Corrections, request: VoidRequest, now: int
+def void_correction(
+    journal: Journal, snapshot: Snapshot, now: int, *, request: VoidRequest, corrects: int
 ) -> Entered:
-    wanted = Void(request.id, request.reason, corrects=request.corrects)
+    """
+    Enter a void of the correction at entry *corrects*.
+
+    Raises:
+        CorrectionConflict: Its id means another correction.
+        AlreadyVoided: What it takes back is not in force any more.
+    """
+    wanted = Void(request.id, request.reason, corrects=corrects)
     held = _held(journal, wanted)
     if held is not None:
         return held
-    if request.corrects not in {one.position for one in corrections.all()}:
+    if corrects not in {one.position for one in snapshot.corrections.all()}:
         words = (
-            f"entry {request.corrects} is no correction; expected the position of an adjustment "
-            "or a void, from GET /v1/adjustments"
+            f"entry {corrects} is no correction; expected the position of an adjustment or a "
+            "void, from GET /v1/adjustments"
         )
-        return _refuse(journal, wanted, str(request.corrects), words, now)
-    if request.corrects not in corrections.at(journal.head.position).positions:
-        raise AlreadyVoided(f"the correction at entry {request.corrects} was taken back before")
+        return _refuse(journal, wanted, str(corrects), words, now)
+    if corrects not in snapshot.corrections.at(journal.head.position).positions:
+        raise AlreadyVoided(f"the correction at entry {corrects} was taken back before")
     return _enter(journal, wanted, now)
 
 
@@ -187,12 +194,7 @@ def _place(journal: Journal, event: EventId) -> Run | None:
     for held in journal.held(bytes.fromhex(event.producer), event.sequence, event.sequence):
         entry = journal.entry(held.position)
         index = event.sequence - entry.detail[1]
-        if _counts(entry, index):
+        verdict = entry.verdict_at(index)
+        if verdict is None or verdict.verdict not in UNCOUNTED:
             return Run(held.position, index, index)
     return None
-
-
-def _counts(entry: Entry, index: int) -> bool:
-    return not any(
-        run.verdict in UNCOUNTED and run.first <= index <= run.last for run in entry.verdicts
-    )

@@ -206,6 +206,15 @@ def test_what_is_no_json_object_is_refused(shared: Running, body: bytes) -> None
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_a_field_that_is_there_twice_is_refused(shared: Running) -> None:
+    """Which of the two was meant, nobody can say."""
+    body = b'{"id":"a","reason":"r","dimension":"calls","value":"1","value":"2"}'
+    headers = {"Content-Type": "application/json"}
+    answer = shared.http.post("/v1/adjustments", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (422, "value")
+    assert "value is there twice" in answer.json()["detail"]
+
+
 def test_a_document_over_its_limit_is_refused(shared: Running) -> None:
     """By the name of the limit."""
     answer = post(shared, CREDIT | {"reason": "x" * 70_000})

@@ -81,7 +81,7 @@ class Clerk:
 
     def undo(self, id: str, corrected: Corrected) -> Corrected:
         """Take back an adjustment or a void."""
-        return self.correct(VoidRequest(id, "was right", corrects=corrected.position.n))
+        return self.correct(VoidRequest(id, "was right", corrects=corrected.position))
 
     def declare(self, name: str, **of: Any) -> Declaration:
         return self.ledger.declare(Declaration(name, **of)).result(TIMEOUT_SECONDS)

@@ -236,7 +236,7 @@ class Player:
             known = self._facts.corrections
             corrects = known[-1 - step.back % len(known)].position
             void = Void(self._new_id(), "as drawn", corrects=corrects)
-            self._correct(VoidRequest(void.id, void.reason, corrects=corrects), void)
+            self._correct(VoidRequest(void.id, void.reason, corrects=Position(1, corrects)), void)
 
     def _correct(self, request: Adjustment | VoidRequest, meant: Adjustment | Void) -> None:
         expected = self._facts.refusal(meant)

@@ -13,6 +13,7 @@ from tallybook_server.ledger import (
     AlreadyVoided,
     CorrectionConflict,
     NothingToVoid,
+    Position,
     UnfitCorrection,
     VoidRequest,
 )
@@ -162,7 +163,7 @@ def test_what_is_no_correction_is_not_taken_back(filled: Clerk) -> None:
     """The entry of a block, or none at all."""
     for position in (filled.ledger.position().n, 99):
         with pytest.raises(NothingToVoid):
-            filled.correct(VoidRequest(f"v{position}", "a mistake", corrects=position))
+            filled.correct(VoidRequest(f"v{position}", "a mistake", corrects=Position(1, position)))
 
 
 def test_only_a_sum_is_adjusted(filled: Clerk) -> None:

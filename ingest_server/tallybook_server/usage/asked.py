@@ -7,13 +7,13 @@ makes sense is said in `tallybook_server.usage.checks`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Final, NoReturn, cast
+from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from tallybook_server.json_body import read_object, shown
 from tallybook_server.limits import DIMENSIONS_MAX, TENANTS_MAX
 from tallybook_server.parameters import invalid
 from tallybook_server.problems import Problem, nearest
@@ -169,19 +169,7 @@ def read_question(body: bytes) -> UsageQuestion:
         Problem: It is no JSON object, or a field is unknown, missing, there twice, or of
             another type.
     """
-    try:
-        document: object = json.loads(
-            body.decode(), object_pairs_hook=_object, parse_constant=_no_constant
-        )
-        # Half of a surrogate pair is JSON by its grammar, and no text that could be answered.
-        json.dumps(document, ensure_ascii=False).encode()
-    except RecursionError:
-        raise Problem("nested-too-deeply", "the question is nested too deeply") from None
-    except ValueError as error:
-        raise Problem("not-json", f"the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise Problem("not-json", f"the body is {_shown(document)}; expected a JSON object")
-    return question_of(cast(dict[str, object], document))
+    return question_of(read_object(body, invalid))
 
 
 def question_of(fields: Mapping[str, object]) -> UsageQuestion:
@@ -195,19 +183,6 @@ def question_of(fields: Mapping[str, object]) -> UsageQuestion:
         return UsageQuestion.model_validate(dict(fields))
     except ValidationError as error:
         raise _problem(error.errors(include_url=False)[0]) from None
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise invalid(twice[:_SHOWN_CHARS], f"{twice[:_SHOWN_CHARS]} is there twice; expected once")
-    return fields
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _problem(error: ErrorDetails) -> Problem:
@@ -239,16 +214,10 @@ def _problem(error: ErrorDetails) -> Problem:
             return invalid(name, f"{name} is an empty list; expected at least one entry")
         case _:
             expected = error["msg"].replace("Input should be", "expected")
-            return invalid(name, f"{name} is {_shown(error['input'])}; {expected}")
+            return invalid(name, f"{name} is {shown(error['input'])}; {expected}")
 
 
 def _path(place: tuple[int | str, ...]) -> str:
     """``filters[0].in``."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return path.removeprefix(".")
-
-
-def _shown(value: object) -> str:
-    # As JSON, which is what the sender wrote, and not as Python.
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."

@@ -6,7 +6,7 @@ from typing import Final
 
 from tallybook_server.catalogue import OVERRIDES, RuleChanges, UnfitAggregation, UnknownDimension
 from tallybook_server.ledger import Ledger, PositionUnknown, TooManyRows
-from tallybook_server.problems import Problem, nearest
+from tallybook_server.problems import Problem, unknown_dimension
 from tallybook_server.question import Aggregation, UnanswerableQuestion, Usage, UsageQuery
 from tallybook_server.usage.answer import shown_time
 from tallybook_server.usage.pages import Page
@@ -42,11 +42,7 @@ def _aggregate(ledger: Ledger, query: UsageQuery) -> Usage:
     except TooManyRows as error:
         raise Problem("too-many-rows", str(error), more={"rows_max": query.limit}) from None
     except UnknownDimension as error:
-        raise Problem(
-            "dimension-unknown",
-            f"{error}.{nearest(error.dimension, error.known)}",
-            more={"parameter": "dimension", "dimension": error.dimension},
-        ) from None
+        raise unknown_dimension(error) from None
     except UnfitAggregation as error:
         raise Problem(
             "aggregation-unfit",

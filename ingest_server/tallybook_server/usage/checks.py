@@ -8,7 +8,6 @@ that is passed over would be the answer to another one, and an invoice is sent f
 from __future__ import annotations
 
 import functools
-import re
 from typing import Final
 from zoneinfo import available_timezones
 
@@ -32,9 +31,13 @@ from tallybook_server.question import (
     Aggregation,
     Order,
     Position,
+    UnanswerableQuestion,
     UsageQuery,
     Window,
+    read_percentile,
+    read_position,
 )
+from tallybook_server.rfc3339 import read_rfc3339
 from tallybook_server.tag_filters import check_filters
 from tallybook_server.usage.asked import UsageQuestion
 
@@ -42,8 +45,6 @@ __all__ = ["query_of"]
 
 _TAG: Final = "tag:"
 _MONTH_DAY_MAX: Final = 31
-_POSITION: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,18})", re.ASCII)
-_PERCENTILE: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?", re.ASCII)
 
 
 def query_of(asked: UsageQuestion) -> UsageQuery:
@@ -193,12 +194,13 @@ def _zones() -> frozenset[str]:
 def _as_of(text: str | None) -> tuple[Position | None, int | None]:
     if text is None:
         return None, None
-    position = _POSITION.fullmatch(text)
-    if position is None:
-        return None, read_moment("as_of", text)
-    if int(position[1]) == 0:
-        raise invalid("as_of", f"as_of is {text}; incarnations are counted from 1, as in 1.42")
-    return Position(int(position[1]), int(position[2])), None
+    position = read_position(text)
+    if position is not None:
+        return position, None
+    try:
+        return None, read_rfc3339(text)
+    except InvalidEvent as error:
+        raise invalid("as_of", f"as_of: {error}; or a position, such as 1.42") from None
 
 
 # -- how -----------------------------------------------------------------------------------
@@ -241,14 +243,11 @@ def _unique_of(text: str | None) -> str | None:
 def _percentile(text: str | None) -> str | None:
     if text is None:
         return None
-    if _PERCENTILE.fullmatch(text):
-        mantissa, scale = read_value(text)
-        if 0 < mantissa <= 100 * 10**scale:
-            return format_value(mantissa, scale)
-    raise invalid(
-        "percentile",
-        f"percentile is {text[:60]!r}; expected a number above 0 and up to 100, such as 99.9",
-    )
+    try:
+        read_percentile(text)
+    except UnanswerableQuestion as error:
+        raise invalid("percentile", str(error)) from None
+    return format_value(*read_value(text))
 
 
 def _order(asked: UsageQuestion) -> Order:

@@ -7,7 +7,6 @@ table that breaks off in the middle looks like one that ends there.
 
 from __future__ import annotations
 
-from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import anyio.to_thread
@@ -16,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tallybook_server.body import BodyBudget, Bound, read_body
+from tallybook_server.json_body import JSON as JSON_BODY
+from tallybook_server.json_body import check_content_type
 from tallybook_server.ledger import Ledger
 from tallybook_server.limits import LINK_BYTES_MAX
 from tallybook_server.problems import Problem
@@ -32,8 +33,6 @@ from tallybook_server.usage.parquet import answer_parquet
 from tallybook_server.usage.written import written_question
 
 __all__ = ["UsageRoutes", "page_asked"]
-
-_JSON: Final = "application/json"
 
 
 class UsageRoutes:
@@ -68,13 +67,7 @@ class UsageRoutes:
     async def post(self, request: Request) -> Response:
         """Answer the question that the body asks, as JSON."""
         form = _format(request)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != _JSON:
-            raise Problem(
-                "content-type-unsupported",
-                f"Content-Type is {kind[:100]!r}; expected {_JSON}",
-                headers={"Accept": _JSON},
-            )
+        check_content_type(request.headers, JSON_BODY)
         bound = Bound("question_bytes_max", self._settings.question_bytes_max)
         async with read_body(
             request.receive, request.headers, self._settings, self._budget, bound=bound

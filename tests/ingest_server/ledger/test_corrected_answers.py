@@ -82,7 +82,7 @@ def test_what_is_all_taken_back_has_no_row(desk: Desk, where: str) -> None:
     fill(desk, where, block(1, event(5)), block(2, event(6)))
     void(desk, 1, 2)
     assert rows(desk) == []
-    position = desk.ledger.position().n
+    position = desk.ledger.position()
     desk.ledger.correct(VoidRequest("restore", "was right", corrects=position)).result(timeout=0)
     assert rows(desk)[0].value == "6"
 

@@ -17,6 +17,7 @@ from tallybook_server.ledger import (
     LedgerDamaged,
     LedgerFull,
     NothingToVoid,
+    Position,
     UnfitCorrection,
     VoidRequest,
 )
@@ -92,22 +93,22 @@ def test_an_event_is_taken_back_by_its_identity(filled: Desk) -> None:
 def test_a_void_of_a_void_restores(filled: Desk) -> None:
     """And a void of that takes back once more."""
     first = void(filled, "v1", 3)
-    second = correct(filled, VoidRequest("v2", "was right", corrects=first.position.n))
+    second = correct(filled, VoidRequest("v2", "was right", corrects=first.position))
     assert in_force(filled) == ([], ())
-    correct(filled, VoidRequest("v3", "was wrong", corrects=second.position.n))
+    correct(filled, VoidRequest("v3", "was wrong", corrects=second.position))
     assert in_force(filled) == ([], (Run(2, 2, 2),))
 
 
 def test_an_adjustment_can_be_taken_back(filled: Desk) -> None:
     """By its position."""
-    position = correct(filled, CREDIT).position.n
+    position = correct(filled, CREDIT).position
     correct(filled, VoidRequest("v", "twice", corrects=position))
     assert in_force(filled) == ([], ())
 
 
 def test_what_was_taken_back_cannot_be_taken_back_again(filled: Desk) -> None:
     """One void is in force for a thing, so that taking that one back restores it."""
-    position = void(filled, "v1", 3).position.n
+    position = void(filled, "v1", 3).position
     with pytest.raises(AlreadyVoided, match="taken back before"):
         void(filled, "v2", 3)
     correct(filled, VoidRequest("v3", "no", corrects=position))
@@ -145,7 +146,7 @@ def test_an_event_that_does_not_count_cannot_be_taken_back(desk: Desk) -> None:
 def test_a_void_of_no_correction_is_refused(filled: Desk) -> None:
     """A block's entry is no correction."""
     with pytest.raises(NothingToVoid, match="entry 2 is no correction"):
-        correct(filled, VoidRequest("v", "a bug", corrects=2))
+        correct(filled, VoidRequest("v", "a bug", corrects=Position(1, 2)))
 
 
 def test_only_a_sum_is_adjusted(filled: Desk) -> None:
@@ -206,7 +207,7 @@ def test_corrections_are_listed_in_pages(filled: Desk) -> None:
     """In the ledger's order, those that were taken back included."""
     correct(filled, CREDIT)
     void(filled, "v", 1)
-    correct(filled, VoidRequest("w", "no", corrects=3))
+    correct(filled, VoidRequest("w", "no", corrects=Position(1, 3)))
     listed = filled.ledger.corrections(after=0, limit=2)
     assert [one.position.n for one in listed] == [3, 4]
     assert [one.position.n for one in filled.ledger.corrections(after=4, limit=2)] == [5]
@@ -228,7 +229,7 @@ def test_an_earlier_position_knows_only_what_was_before(filled: Desk) -> None:
     """What is in force depends on the position and on nothing else."""
     correct(filled, CREDIT)
     void(filled, "v", 1)
-    correct(filled, VoidRequest("w", "no", corrects=3))
+    correct(filled, VoidRequest("w", "no", corrects=Position(1, 3)))
     corrections = filled.ledger.snapshots.current.corrections
     states = [
         (len(corrections.at(n).adjustments), len(corrections.at(n).voided)) for n in range(2, 6)

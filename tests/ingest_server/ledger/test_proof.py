@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallybook.errors import InvariantBroken
-from tallybook_server.ledger import EventId, VoidRequest
+from tallybook_server.event_filter import EVERY_EVENT, EventFilter
+from tallybook_server.ledger import EventId, LedgerEvent, VoidRequest
 from tallybook_server.proof import (
     Checkpoint,
     CheckpointUnknown,
@@ -22,6 +23,7 @@ from tallybook_server.proof import (
     root,
 )
 from tallybook_server.prover import Prover
+from tallybook_server.question import read_position
 from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
 
 
@@ -30,14 +32,15 @@ def prover(desk: Desk) -> Prover:
     return Prover(desk.ledger.writer, desk.ledger.scan, desk.ids, group_entries=3)
 
 
-def prove(desk: Desk, producer: bytes, sequence: int, position: int | None = None) -> EventProof:
+def prove(desk: Desk, producer: bytes, sequence: int, position: str | None = None) -> EventProof:
     name = EventId(producer.hex(), sequence)
     (entry,) = (
         one.position
         for one in desk.ledger.scan(after=(0, -1), limit=1_000)
         if (one.producer, one.sequence) == name
     )
-    return prover(desk).prove(name, entry, position)
+    checkpoint = None if position is None else read_position(position)
+    return prover(desk).prove(name, entry, checkpoint)
 
 
 @pytest.fixture
@@ -135,10 +138,10 @@ def test_an_old_checkpoint_proves_on(filled: Desk) -> None:
     filled.send(block(1, event(99), producer=TWO))
     filled.send(block(2, event(98), producer=TWO))
     new = prover(filled).checkpoint()
-    assert check(prove(filled, ONE, 61, position=8), old).value == "60"
+    assert check(prove(filled, ONE, 61, position="1.8"), old).value == "60"
     assert check(prove(filled, ONE, 61), new).value == "60"
     with pytest.raises(Unproven, match=r"does not count at the checkpoint 1\.8"):
-        prove(filled, TWO, 1, position=8)
+        prove(filled, TWO, 1, position="1.8")
 
 
 def test_finished_groups_are_not_read_again(filled: Desk) -> None:
@@ -147,11 +150,13 @@ def test_finished_groups_are_not_read_again(filled: Desk) -> None:
     filled.send(block(1, event(99), producer=TWO))
     read: list[int] = []
 
-    def scan(*, after: tuple[int, int], limit: int) -> list[object]:
+    def scan(
+        chosen: EventFilter = EVERY_EVENT, *, after: tuple[int, int], limit: int
+    ) -> list[LedgerEvent]:
         read.append(after[0])
-        return filled.ledger.scan(after=after, limit=limit)  # type: ignore[return-value]
+        return filled.ledger.scan(chosen, after=after, limit=limit)
 
-    Prover(filled.ledger.writer, scan, filled.ids, group_entries=3).checkpoint()  # type: ignore[arg-type]
+    Prover(filled.ledger.writer, scan, filled.ids, group_entries=3).checkpoint()
     assert min(read) == 6
 
 
@@ -177,8 +182,8 @@ def test_a_checkpoint_that_was_not_made_is_unknown(filled: Desk) -> None:
     with pytest.raises(CheckpointUnknown, match="there is no checkpoint;"):
         prove(filled, ONE, 1)
     prover(filled).checkpoint()
-    with pytest.raises(CheckpointUnknown, match="at position 3"):
-        prove(filled, ONE, 1, position=3)
+    with pytest.raises(CheckpointUnknown, match=r"at position 1\.3"):
+        prove(filled, ONE, 1, position="1.3")
 
 
 def test_equal_events_of_two_tenants_have_nothing_in_common(desk: Desk) -> None:

@@ -9,6 +9,7 @@ from msgspec import UNSET, structs
 
 from tallybook.testing import FakeClock
 from tallybook.wire import Announcement, Receipt
+from tallybook_server.correction import Adjustment
 from tallybook_server.ledger import (
     Acknowledgement,
     BackupRefused,
@@ -17,9 +18,10 @@ from tallybook_server.ledger import (
     Position,
     PositionUnknown,
     UsageQuery,
+    VoidRequest,
 )
 from tallybook_server.restore import Restore, check_backup
-from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event, reissue
+from tests.ingest_server.ledger.conftest import ONE, START, TWO, Desk, block, event, reissue
 
 
 @pytest.fixture
@@ -114,6 +116,22 @@ def test_positions_that_were_lost_are_unknown_and_those_that_are_held_are_not(
     for lost in (Position(1, 4), Position(3, 1), Position(2, 6)):
         with pytest.raises(PositionUnknown):
             again.ledger.aggregate(UsageQuery(("api.calls",), as_of=lost))
+    again.ledger.close()
+
+
+def test_a_correction_of_a_lost_branch_is_not_mistaken_for_another_one(
+    desk: Desk, target: Path
+) -> None:
+    """A position with its number may be held again, by what came after the restore."""
+    again = restored(desk, target)
+    credit = Adjustment("credit", "api.calls", (-1, 0), None, START, {}, "an outage")
+    entered = again.ledger.correct(credit).result(timeout=0)
+
+    assert entered.position == Position(2, 5)
+    with pytest.raises(PositionUnknown, match=r"no position 1\.5"):
+        void = VoidRequest("v", "of the old ledger's", corrects=Position(1, 5))
+        again.ledger.correct(void).result(timeout=0)
+    assert again.total() == "2"
     again.ledger.close()
 
 

@@ -153,7 +153,7 @@ def test_filters_of_different_tags_do_not_contradict() -> None:
         ({"top": 0}, "top is 0; expected 1 to 100000"),
         ({"limit": 100_001}, "limit is 100001; expected 1 to 100000"),
         ({"as_of": "42"}, "as_of: time is '42'"),
-        ({"as_of": "0.42"}, "incarnations are counted from 1"),
+        ({"as_of": "0.42"}, "a position, such as 1.42"),
         ({"order": "values"}, "Did you mean 'value'"),
         ({"from": DAY["to"], "to": DAY["from"]}, "after from"),
         ({"from": DAY["to"], "to": DAY["to"]}, "half-open"),

@@ -191,10 +191,9 @@ def format_value(mantissa: int, scale: int) -> str:
     """The quantity as plain decimal text: no exponent, no trailing zero behind the point."""
     if scale <= 0:
         return str(mantissa * 10**-scale)
-    sign = "-" if mantissa < 0 else ""
-    digits = str(abs(mantissa)).rjust(scale + 1, "0")
-    fraction = digits[-scale:].rstrip("0")
-    return f"{sign}{digits[:-scale]}.{fraction}" if fraction else f"{sign}{digits[:-scale]}"
+    whole, rest = divmod(abs(mantissa), 10**scale)
+    text = f"{whole}.{rest:0{scale}}".rstrip("0") if rest else str(whole)
+    return text if mantissa >= 0 else f"-{text}"
 
 
 def check_dimension(dimension: object) -> None:

@@ -9,18 +9,14 @@ per tag instead of a check, one msgpack call, one checksum, one store into mappe
 Whatever is not the common case goes to a method below.
 """
 
-# Handle and the hooks of the process are parts of Meter.
+# Handle is a part of Meter.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import mmap
 import os
-import sys
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -30,6 +26,7 @@ from zlib import crc32
 
 import msgspec
 
+from tallybook import process
 from tallybook.adoption import Adopter
 from tallybook.buffer import Buffer
 from tallybook.clock import Clock, Ids, SystemClock, SystemIds
@@ -48,6 +45,7 @@ from tallybook.event import (
 )
 from tallybook.flusher import Flusher
 from tallybook.frame import COMMON, END, HEAD, MAGIC, encode_series, encode_value_body, wire_value
+from tallybook.guard import make_guard
 from tallybook.limits import (
     BUFFER_EVENTS_MAX,
     KNOWN_TAGS_MAX,
@@ -76,9 +74,6 @@ _pack_common: Final = COMMON.pack
 _REOPEN_SECONDS: Final = 1.0
 _BLOCK_POLL_SECONDS: Final = 0.01
 _AWAIT_SECONDS: Final = 1.0
-# The kernel gives a child of fork a page of zeros, whoever forked and however. Reading a
-# byte of it is the check of the pid that costs 25 ns instead of a system call.
-_WIPE_ON_FORK: Final = 18
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,11 +190,11 @@ class Meter:
         self._knows_keys = self._known_keys.issuperset
         self._knows_texts = self._known_texts.issuperset
         self._begin()
-        _meters.add(self)
+        process.made(self)
 
     def _begin(self) -> None:
         """The state of a process that has not recorded yet."""
-        self._guard = _make_guard()
+        self._guard = make_guard()
         self._opening = threading.RLock()
         self._producer: Producer | None = None
         self._worker: Worker | None = None
@@ -436,7 +431,7 @@ class Meter:
             try:
                 self._open()
             except Exception as error:
-                _open_meters.add(self)  # So that the exit tries once more.
+                process.opened(self)  # So that the exit tries once more.
                 self._warn(
                     "memory", f"usage is in memory only, since the queue cannot be opened: {error}"
                 )
@@ -621,13 +616,13 @@ class Meter:
         if dropped:
             producer.count_drop(dropped)
             self._drops_handed_over += dropped
-        _close_with_multiprocessing()
-        _open_meters.add(self)
+        process.opened(self)
         if self._worker is not None:
             self._retired.append(self._worker)
         self._bed, self._worker, self._producer = worker, worker, producer
         self._guard[0] = 1
-        if self._threads and not _exiting:
+        if self._threads and not process.ends():
+            # Else whoever records stores by himself.
             worker.start()
 
     def _go_on_elsewhere(self, worker: Worker, words: str) -> None:
@@ -651,6 +646,15 @@ class Meter:
                 if worker.adopter is not None:
                     worker.adopter.forget()
         self._begin()
+
+    def _close_at_exit(self) -> None:
+        # Twice: what another thread recorded while the first was closed is in a second one.
+        error: str | None = "it could not be closed"
+        for _ in range(2):
+            with suppress(Exception):
+                error = self.close().error
+        if error and len(self._buffer):
+            warn(f"usage is lost at exit: {error}")
 
     def flush(self, timeout: float = 10.0) -> FlushResult:
         """
@@ -723,7 +727,7 @@ class Meter:
             with suppress(Exception):
                 self._drain(self._open().producer)
         if not self._guard[0]:
-            _open_meters.discard(self)
+            process.closed(self)
         return self._summed(results)
 
     # -- seen from outside ---------------------------------------------------------------------
@@ -857,9 +861,6 @@ def _unknown() -> DurabilityUnknown:
 
 # -- this process ------------------------------------------------------------------------------
 
-_meters: weakref.WeakSet[Meter] = weakref.WeakSet()
-# With an open producer, a Meter lives until it is closed, whoever forgets it.
-_open_meters: set[Meter] = set()
 _never_freed: list[object] = []
 _unhooked = threading.Lock()
 _default: Meter | None = None
@@ -880,69 +881,10 @@ def default_meter() -> Meter:
         return _default
 
 
-def _make_guard() -> mmap.mmap | _PidGuard:
-    """One byte that is 1 in the process that set it and 0 in every other."""
-    try:
-        guard = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        guard.madvise(_WIPE_ON_FORK)
-        return guard
-    except (OSError, ValueError, AttributeError):
-        return _PidGuard()
-
-
-class _PidGuard:
-    """The same by asking for the pid, where the kernel does not wipe pages."""
-
-    def __init__(self) -> None:
-        self._pid = 0
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._pid == os.getpid())
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self._pid = os.getpid() if value else 0
-
-
-def _after_fork_in_child() -> None:
-    global _default_lock, _exiting
+def _renew_lock() -> None:
+    """In a child after fork, where the thread that held it may not be."""
+    global _default_lock
     _default_lock = threading.Lock()
-    _exiting = False
-    _open_meters.clear()
-    for meter in list(_meters):
-        meter._forget()
 
 
-_exiting = False
-
-
-def _at_exit() -> None:
-    # Whoever records behind this stores by himself: a thread would be cut off by the end.
-    global _exiting
-    _exiting = True
-    for meter in list(_open_meters):
-        # Twice: what another thread recorded while the first was closed is in a second one.
-        error: str | None = "it could not be closed"
-        for _ in range(2):
-            with suppress(Exception):
-                error = meter.close().error
-        if error and len(meter._buffer):
-            warn(f"usage is lost at exit: {error}")
-
-
-_closes_with_multiprocessing = 0
-
-
-def _close_with_multiprocessing() -> None:
-    """Its children end by `os._exit`, which runs nothing of `atexit`; they run these."""
-    global _closes_with_multiprocessing
-    process = sys.modules.get("multiprocessing.process")
-    util = sys.modules.get("multiprocessing.util")
-    if process is None or util is None or process.parent_process() is None:
-        return
-    if _closes_with_multiprocessing != os.getpid():
-        _closes_with_multiprocessing = os.getpid()
-        util.Finalize(None, _at_exit, exitpriority=0)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_renew_lock)

@@ -7,7 +7,6 @@ temporary file that has no name.
 
 from __future__ import annotations
 
-import mmap
 import os
 import platform
 import shutil
@@ -35,6 +34,7 @@ from tallybook.cli.parser import Commands, add_command
 from tallybook.cli.queue import add_directory, read_queues
 from tallybook.clock import SystemClock
 from tallybook.directory import NETWORK_FILE_SYSTEMS, file_system
+from tallybook.guard import wiped_page
 from tallybook.limits import FUTURE_SECONDS_MAX, SPOOL_BYTES
 from tallybook.settings import Settings
 
@@ -53,7 +53,6 @@ SKEW_SECONDS_WARNED: Final = 60
 _PYTHON_MIN: Final = (3, 11)
 _WAL_FIXED: Final = (3, 51, 3)
 _WAL_BACKPORTED: Final = ((3, 44, 6), (3, 50, 7))
-_WIPE_ON_FORK: Final = 18
 _MEMORY_FILE_SYSTEMS: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
 Level = Literal["ok", "warn", "FAIL"]
@@ -133,16 +132,15 @@ def sqlite_check(version: tuple[int, ...]) -> Check:
 
 
 def _fork_guard() -> Check:
-    try:
-        with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
-            page.madvise(_WIPE_ON_FORK)
-    except (OSError, ValueError, AttributeError):
+    page = wiped_page()
+    if page is None:
         return Check(
             "fork guard",
             "warn",
             "the kernel does not wipe a page in a fork; the pid is asked at every record "
             "instead, which is slower. Linux 4.14 or later has it",
         )
+    page.close()
     return Check("fork guard", "ok", "MADV_WIPEONFORK")
 
 

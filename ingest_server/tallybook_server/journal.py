@@ -35,6 +35,7 @@ from tallybook_server.entry import (
 from tallybook_server.ledger import LedgerDamaged
 from tallybook_server.limits import COPY_PAGES, JOURNAL_CACHE_BYTES, WAL_PAGES_MAX
 from tallybook_server.segment import Segment
+from tallybook_server.tally import TALLIED, TALLY_BITS, TalliedPart, difference
 
 __all__ = [
     "Head",
@@ -142,9 +143,10 @@ CREATE TABLE changes (
 -- What proofs need: a key per tenant ('' is nobody), the roots of finished groups, and what
 -- was stated. All of it but the keys can be computed anew.
 CREATE TABLE tenant_keys (
-    tenant TEXT PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL UNIQUE,
     key    BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE TABLE proof_groups (
     number INTEGER PRIMARY KEY,
     root   BLOB NOT NULL,
@@ -162,8 +164,17 @@ CREATE TABLE restores (
 
 -- What is no entry, because it changes no answer.
 CREATE TABLE notes (
-    name  TEXT PRIMARY KEY,
-    value INTEGER NOT NULL
+    number INTEGER PRIMARY KEY,
+    name   TEXT NOT NULL UNIQUE,
+    value  INTEGER NOT NULL
+) STRICT;
+
+-- Of rows that no entry speaks of: the sums of their hashes. See tallybook_server.tally.
+CREATE TABLE tallies (
+    name TEXT NOT NULL,           -- the table
+    part INTEGER NOT NULL,
+    sum  BLOB NOT NULL,
+    PRIMARY KEY (name, part)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE segments (
@@ -514,6 +525,12 @@ class Journal:
             "SELECT position, data FROM blocks WHERE position > ? ORDER BY position", (position,)
         )
 
+    def blocks_between(self, first: int, last: int) -> list[tuple[int, bytes]]:
+        """Position and bytes of every block that is there of entries *first* to *last*."""
+        return self._db.execute(
+            "SELECT position, data FROM blocks WHERE position BETWEEN ? AND ?", (first, last)
+        ).fetchall()
+
     def drop_blocks(self, upto: int, limit: int) -> int:
         """Remove the bytes of at most *limit* blocks up to entry *upto*; how many there were."""
         return self._db.execute(
@@ -562,12 +579,18 @@ class Journal:
             (*after, limit),
         ).fetchall()
 
-    def received_and_held(self) -> list[tuple[bytes, int, int]]:
-        """Per producer: the sequences counted as received, and those that are held."""
+    def received_and_held(self, after: int, limit: int) -> list[tuple[int, bytes, int, int]]:
+        """
+        Of at most *limit* producers behind number *after*, what is received and what is held.
+
+        Returns:
+            Number, producer, the sequences counted as received, and those that are held.
+        """
         return self._db.execute(
-            "SELECT p.producer, p.received, "
+            "SELECT p.number, p.producer, p.received, "
             "(SELECT ifnull(sum(last - first + 1), 0) FROM ranges r WHERE r.producer = p.producer) "
-            "FROM producers p"
+            "FROM producers p WHERE p.number > ? ORDER BY p.number LIMIT ?",
+            (after, limit),
         ).fetchall()
 
     # -- identities ------------------------------------------------------------------------
@@ -602,6 +625,16 @@ class Journal:
             "INSERT INTO identities VALUES (?, ?, ?, ?, ?, ?)", (source, scope, key, *identity)
         )
 
+    def identity_page(
+        self, after: tuple[str, str, str], limit: int
+    ) -> list[tuple[str, str, str, int]]:
+        """At most *limit* of what is taken behind (source, scope, key), and by which entry."""
+        return self._db.execute(
+            "SELECT source, scope, key, position FROM identities "
+            "WHERE (source, scope, key) > (?, ?, ?) ORDER BY source, scope, key LIMIT ?",
+            (*after, limit),
+        ).fetchall()
+
     # -- rejections ------------------------------------------------------------------------
 
     def add_rejections(self, rows: Iterable[RejectionRow]) -> None:
@@ -632,6 +665,15 @@ class Journal:
             f"SELECT * FROM rejections WHERE verdict IN ({marks}) AND (position, idx) > (?, ?) "
             "ORDER BY position, idx LIMIT ?",
             (*verdicts, *after, limit),
+        )
+        return [RejectionRow(*row) for row in rows]
+
+    def rejection_page(self, after: tuple[int, int], limit: int) -> list[RejectionRow]:
+        """At most *limit* of all that was not counted, behind (position, index), in order."""
+        rows = self._db.execute(
+            "SELECT * FROM rejections WHERE (position, idx) > (?, ?) ORDER BY position, idx "
+            "LIMIT ?",
+            (*after, limit),
         )
         return [RejectionRow(*row) for row in rows]
 
@@ -671,13 +713,24 @@ class Journal:
 
     def put_note(self, name: str, value: int) -> None:
         """Note a number."""
-        self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        self._put(
+            "notes",
+            ("name", name),
+            "INSERT INTO notes (name, value) VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
 
     # -- proofs ----------------------------------------------------------------------------
 
     def tenant_key(self, tenant: str, fresh: bytes) -> bytes:
         """The key of *tenant*; *fresh* from now on, if it has none."""
-        self._db.execute("INSERT OR IGNORE INTO tenant_keys VALUES (?, ?)", (tenant, fresh))
+        self._put(
+            "tenant_keys",
+            ("tenant", tenant),
+            "INSERT OR IGNORE INTO tenant_keys (tenant, key) VALUES (?, ?)",
+            (tenant, fresh),
+        )
         row = self._db.execute("SELECT key FROM tenant_keys WHERE tenant = ?", (tenant,))
         key: bytes = row.fetchone()[0]
         return key
@@ -691,9 +744,20 @@ class Journal:
 
     def add_proof_group(self, number: int, root: bytes, events: int) -> None:
         """Keep the root of a finished group."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO proof_groups VALUES (?, ?, ?)", (number, root, events)
+        self._put(
+            "proof_groups",
+            ("number", number),
+            "INSERT OR REPLACE INTO proof_groups VALUES (?, ?, ?)",
+            (number, root, events),
         )
+
+    def proof_group_page(self, after: int, limit: int) -> list[tuple[int, bytes, int]]:
+        """At most *limit* of the finished groups behind number *after*, in order."""
+        return self._db.execute(
+            "SELECT number, root, events FROM proof_groups WHERE number > ? "
+            "ORDER BY number LIMIT ?",
+            (after, limit),
+        ).fetchall()
 
     def checkpoint(self, position: int) -> bytes | None:
         """The checkpoint at *position*, or None."""
@@ -707,9 +771,64 @@ class Journal:
         rows = self._db.execute("SELECT document FROM checkpoints ORDER BY position")
         return [row[0] for row in rows]
 
+    def checkpoint_page(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Position and document of at most *limit* checkpoints behind *after*, in order."""
+        return self._db.execute(
+            "SELECT position, document FROM checkpoints WHERE position > ? "
+            "ORDER BY position LIMIT ?",
+            (after, limit),
+        ).fetchall()
+
     def add_checkpoint(self, position: int, document: bytes) -> None:
         """Keep a checkpoint."""
-        self._db.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?)", (position, document))
+        self._put(
+            "checkpoints",
+            ("position", position),
+            "INSERT OR IGNORE INTO checkpoints VALUES (?, ?)",
+            (position, document),
+        )
+
+    # -- tallies ---------------------------------------------------------------------------
+
+    def _put(self, table: str, key: tuple[str, object], sql: str, values: Sequence[Any]) -> None:
+        """Write the one row of *table* that has this *key*, and its part's tally with it."""
+        select = f"SELECT * FROM {table} WHERE {key[0]} = ?"
+        before = self._db.execute(select, key[1:]).fetchone()
+        self._db.execute(sql, values)
+        after = self._db.execute(select, key[1:]).fetchone()
+        if after == before:
+            return
+        part = after[0] >> TALLY_BITS
+        tally = difference(self._tally(table, part), before, after)
+        self._db.execute("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?)", (table, part, tally))
+
+    def _tally(self, table: str, part: int) -> bytes | None:
+        row = self._db.execute(
+            "SELECT sum FROM tallies WHERE name = ? AND part = ?", (table, part)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def tallied_part(self, table: str, after: int | None) -> TalliedPart | None:
+        """The next part of *table* that has rows or a tally; *after* None: the first one."""
+        number = TALLIED[table]
+        behind = -1 << 55 if after is None else after + 1
+        part = self.value(
+            f"SELECT min(part) FROM (SELECT min({number}) >> {TALLY_BITS} AS part FROM {table} "
+            f"WHERE {number} >= ? UNION ALL "
+            "SELECT min(part) FROM tallies WHERE name = ? AND part >= ?)",
+            (behind << TALLY_BITS, table, behind),
+        )
+        if part is None:
+            return None
+        rows = self._db.execute(
+            f"SELECT * FROM {table} WHERE {number} BETWEEN ? AND ?",
+            (part << TALLY_BITS, ((part + 1) << TALLY_BITS) - 1),
+        ).fetchall()
+        return TalliedPart(part, rows, self._tally(table, part))
+
+    def tallied(self) -> list[str]:
+        """The tables of which there are tallies."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT name FROM tallies")]
 
     # -- producers -------------------------------------------------------------------------
 
@@ -738,7 +857,9 @@ class Journal:
 
     def put_producer(self, row: ProducerRow) -> None:
         """Write what is known of a producer."""
-        self._db.execute(
+        self._put(
+            "producers",
+            ("producer", row.producer),
             "INSERT INTO producers (producer, kind, source, first_seen, last_seen, sent_at, "
             "recorded, dropped, highest, received, closed, claimed, through, reissue_of) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (producer) DO UPDATE "
@@ -810,6 +931,22 @@ class Journal:
         """What SQLite itself finds wrong with the file; nothing, if all is well."""
         rows = [row[0] for row in self._db.execute("PRAGMA integrity_check(20)")]
         return [] if rows == ["ok"] else rows
+
+    def strange_schema(self) -> list[str]:
+        """The tables, indexes and triggers that are not what a new journal has, by name."""
+        new = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            new.executescript(_SCHEMA)
+            wanted, there = (_schema_of(db) for db in (new, self._db))
+        finally:
+            new.close()
+        names = sorted({name for _, name, _, _ in wanted ^ there})
+        application: int = self._db.execute("PRAGMA application_id").fetchone()[0]
+        return names if application == APPLICATION_ID else ["application_id", *names]
+
+
+def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str, str | None]]:
+    return set(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"))
 
 
 def _sync_directory(path: Path) -> None:

@@ -239,7 +239,9 @@ class Sealer:
 # -- SQL -----------------------------------------------------------------------------------
 
 _USES: Final = (
-    "SELECT tag, count(*) FROM (SELECT unnest(map_keys(tags)) AS tag FROM tagsets_{n}) GROUP BY tag"
+    # Some tagsets have come with nothing that counts.
+    "SELECT tag, count(*) FROM (SELECT unnest(map_keys(tags)) AS tag FROM tagsets_{n} "
+    "WHERE number IN (SELECT of_tagset FROM events_{n})) GROUP BY tag"
 )
 _TOTALS: Final = (
     "SELECT count(*), (SELECT count(*) FROM users_{n}), (SELECT count(*) FROM tagsets_{n}), "

@@ -20,12 +20,12 @@ from tallybook.event import Event
 from tallybook_server import book, compactor
 from tallybook_server.compaction import Policy, month_of
 from tallybook_server.compactor import Compacting
-from tallybook_server.ledger import Finding, LedgerEvent, LedgerFull, UsageQuery
+from tallybook_server.ledger import LedgerEvent, LedgerFull, UsageQuery
 from tallybook_server.limits import COMPACTION_RETRY_SECONDS
 from tallybook_server.merge import Merge
 from tallybook_server.query import aggregate
 from tallybook_server.segment import Segment, merged_name
-from tallybook_server.verify import _Verification, verify_directory
+from tallybook_server.verify import Progress, verify_book, verify_directory
 from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
 DAY = 86_400_000_000
@@ -263,24 +263,24 @@ def test_pause_comes_before_each_run_and_what_it_raises_ends_the_work(desk: Desk
     assert desk.findings() == []
 
 
-def test_compaction_during_a_verification_is_no_finding(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compaction_during_a_verification_is_no_finding(desk: Desk) -> None:
     """Its files belong to somebody soon; and those that it replaces, until the end of it."""
     fill(desk)
-    rejections = _Verification.rejections
 
-    def meanwhile(self: _Verification) -> Iterator[Finding]:
+    def meanwhile(progress: Progress) -> None:
+        if progress != Progress("rejections"):
+            return
         desk.seal()
         desk.compact()
         desk.send(block(70, event(1)))
         desk.seal()
         compacting = begun(desk)
         desk.ledger.compactor.install(desk.ledger.compactor.write(compacting))
-        return rejections(self)
 
-    monkeypatch.setattr(_Verification, "rejections", meanwhile)
-    assert desk.findings() == []
+    ledger = desk.ledger
+    with ledger.snapshots.hold() as snapshot:
+        found = verify_book(ledger._book, ledger.tables, snapshot, ledger._read, meanwhile)
+        assert list(found) == []
 
 
 # -- crashes and failures ------------------------------------------------------------------

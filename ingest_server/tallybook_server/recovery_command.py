@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tallybook.cli.connection import DEFAULT_ENDPOINT, Document, Server
 from tallybook.cli.output import Exit, Failure, Progress, number_of, plain, print_json, say
 from tallybook.cli.parser import Commands, add_command
+from tallybook_server.progress_line import ProgressLine
 from tallybook_server.server_options import add_data, data_of
 
 if TYPE_CHECKING:
@@ -168,19 +169,18 @@ def _restore(arguments: Namespace) -> int:
     data: Path = arguments.data
     _check_new(data)
     book = Settings(directory=data).book
-    progress = Progress()
+    line = ProgressLine(str(data))
     try:
-        progress.show(f"{data}: copying the backup and checking every byte")
+        line.show("copying the backup and checking every byte")
         restore = Restore(arguments.directory, book, clock=SystemClock(), ids=SystemIds())
         done = restore.make()
-        progress.show(f"{data}: computing everything anew")
-        findings = [asdict(finding) for finding in verify_directory(book)]
+        findings = [asdict(finding) for finding in verify_directory(book, report=line)]
     except BackupRefused as error:
         raise Failure(str(error), Exit.USAGE) from None
     except (BackupDamaged, LedgerDamaged, OSError, sqlite3.Error) as error:
         raise Failure(f"nothing was restored: {error}", Exit.FINDING) from None
     finally:
-        progress.end()
+        line.end()
     restored = _Restored(
         data=str(data),
         ledger=done.ledger,
@@ -227,13 +227,13 @@ def verify_backup(directory: Path) -> list[dict[str, str]]:
     from tallybook_server.ledger import BackupRefused
     from tallybook_server.restore import check_backup
 
-    progress = Progress()
-    progress.show(f"{directory}: computing everything anew")
+    line = ProgressLine(str(directory))
+    line.show("checking every byte")
     try:
-        return [asdict(finding) for finding in check_backup(directory)]
+        return [asdict(finding) for finding in check_backup(directory, report=line)]
     except BackupDamaged as error:
         return [{"what": "backup", "where": str(directory), "detail": str(error)}]
     except BackupRefused as error:
         raise Failure(str(error), Exit.USAGE) from None
     finally:
-        progress.end()
+        line.end()

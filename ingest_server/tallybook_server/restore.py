@@ -28,7 +28,7 @@ from tallybook_server.branching import begin_branch, read_lineage
 from tallybook_server.journal import Journal, open_read_only
 from tallybook_server.ledger import BackupRefused, Finding, Position
 from tallybook_server.segment import file_digest
-from tallybook_server.verify import verify_directory
+from tallybook_server.verify import Report, silent, verify_directory
 
 __all__ = ["Restore", "Restored", "check_backup"]
 
@@ -153,11 +153,15 @@ class Restore:
             sync_directory(directory)
 
 
-def check_backup(source: Path) -> Iterator[Finding]:
+def check_backup(source: Path, *, report: Report = silent) -> Iterator[Finding]:
     """
     Everything that is wrong with a backup; nothing of it is changed.
 
     The same as `verify` finds out about a ledger, and that the manifest says what is there.
+
+    Args:
+        source: Of the backup.
+        report: Told how far the verification of its ledger has come.
 
     Raises:
         BackupDamaged: There is no finished backup, or its manifest has changed.
@@ -178,7 +182,7 @@ def check_backup(source: Path) -> Iterator[Finding]:
                 file = (backup.files / stored.file).resolve()
                 (book / "segments" / stored.name).symlink_to(file)
             if (book / "journal.db").exists():
-                yield from verify_directory(book, files=backup.files.resolve())
+                yield from verify_directory(book, files=backup.files.resolve(), report=report)
                 yield from _check_journal(book / "journal.db", manifest)
     finally:
         backup.close()

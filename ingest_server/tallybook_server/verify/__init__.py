@@ -18,7 +18,8 @@ Does the ledger hold together? Everything is computed anew and compared with wha
   is there; each branch follows from the one before it, and is noted;
 - `statements`: checkpoints say what was so at their positions;
 - `tallies`: rows that no entry speaks of are as they were written;
-- `files` that belong to nobody.
+- `files` that belong to nobody;
+- `log`, of a book whose server was killed: that its write-ahead log is read to its end.
 
 `record` is what the entries say, which the later checks compare with; `book_check` runs one
 after the other, `directory` does that for a book that no server has open.
@@ -30,6 +31,13 @@ rest. Work on the journal is done in pages, so that ingest waits for millisecond
 
 from tallybook_server.verify.book_check import verify_book
 from tallybook_server.verify.directory import open_unchanged, verify_directory
-from tallybook_server.verify.progress import Progress
+from tallybook_server.verify.progress import Progress, Report, silent
 
-__all__ = ["Progress", "open_unchanged", "verify_book", "verify_directory"]
+__all__ = [
+    "Progress",
+    "Report",
+    "open_unchanged",
+    "silent",
+    "verify_book",
+    "verify_directory",
+]

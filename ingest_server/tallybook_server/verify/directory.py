@@ -14,6 +14,7 @@ from tallybook_server.ledger import Finding
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.verify.book_check import verify_book
+from tallybook_server.verify.log import check_log
 from tallybook_server.verify.progress import Report, silent
 from tallybook_server.writer import read_snapshot
 
@@ -38,6 +39,7 @@ def verify_directory(
     book = Book(directory)
     book.open_to_read()
     try:
+        yield from check_log(_log(book))
         with tempfile.TemporaryDirectory() as aside:
             try:
                 journal = open_unchanged(book, Path(aside))
@@ -58,13 +60,17 @@ def verify_directory(
 
 def open_unchanged(book: Book, aside: Path) -> Journal:
     """The journal as it is; a copy of it where a killed server has left a write-ahead log."""
-    log = book.journal.with_name(f"{book.journal.name}-wal")
+    log = _log(book)
     if not log.exists() or not log.stat().st_size:
         return Journal(book.journal, open_read_only)
     # To read the log is to write beside it, so that is done to a copy.
     for path in (book.journal, log):
         shutil.copyfile(path, aside / path.name)
     return Journal(aside / book.journal.name)
+
+
+def _log(book: Book) -> Path:
+    return book.journal.with_name(f"{book.journal.name}-wal")
 
 
 def _verify_closed(

@@ -38,11 +38,14 @@ def book(desk: Desk) -> Path:
 def change(book: Path, *statements: str) -> None:
     """Do to the journal what nobody may do to it."""
     db = sqlite3.connect(book / "journal.db", isolation_level=None)
-    for name in ("entries_rise", "entries_stay", "entries_last"):
+    triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
         db.execute(f"DROP TRIGGER {name}")
     for statement in statements:
         if not db.execute(statement).rowcount:
             raise AssertionError(f"nothing was changed by {statement}")
+    for _, sql in triggers:
+        db.execute(sql)
     db.close()
 
 
@@ -90,12 +93,90 @@ FLIP = "CAST(substr({0}, 1, {1}) || x'FF' || substr({0}, {1} + 2) AS BLOB)"
         ("segment", "UPDATE segments SET sha256 = x'00'"),
         ("segment", "UPDATE segments SET last = 9"),
         ("segment", "DELETE FROM segments"),
+        ("block", "INSERT INTO blocks SELECT 4, data FROM blocks WHERE position = 5"),
+        ("block", "INSERT INTO blocks SELECT 99, data FROM blocks WHERE position = 5"),
+        ("block", "INSERT INTO blocks SELECT -1, data FROM blocks WHERE position = 5"),
+        ("sequence", "UPDATE ranges SET first = first + 1, last = last + 1 WHERE position = 2"),
+        ("sequence", "INSERT INTO ranges VALUES (x'07', 1, 1, 99)"),
+        ("identity", "INSERT INTO identities VALUES ('s', '', 'spare', 99, 0, x'00')"),
+        ("rejection", "INSERT INTO rejections VALUES (2, 9, 4, '', '', x'', x'', x'')"),
+        ("rejection", "INSERT INTO rejections VALUES (99, 0, 3, '', '', x'', x'', x'')"),
+        ("change", "INSERT INTO changes VALUES (99, 'id', x'00')"),
+        ("branch", "INSERT INTO restores VALUES (99)"),
+        ("row", "UPDATE producers SET dropped = 7"),
+        ("row", "UPDATE producers SET last_seen = last_seen + 1"),
+        ("row", "DELETE FROM producers WHERE number = (SELECT max(number) FROM producers)"),
+        ("row", "INSERT INTO notes VALUES (1, 'archived', 6)"),
+        ("row", "INSERT INTO tenant_keys VALUES (1, 'acme', x'00')"),
+        ("row", "DELETE FROM tallies"),
+        ("row", "INSERT INTO tallies VALUES ('segments', 0, x'00')"),
     ],
 )
 def test_changed_journal_is_found(book: Path, what: str, statement: str) -> None:
     """One value in one table, and the kind of fault that it makes."""
     change(book, statement)
     assert what in findings(book)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "bytes = bytes + 1",
+        "rows = rows - 1",
+        "time_min = time_min + 1",
+        "time_max = time_max - 1",
+        "time_max = NULL",
+        "wides = 1",
+        "tags = '[]'",
+        'tags = \'["a", "b"]\'',
+        "more = '[\"c\"]'",
+        "dimensions = '[]'",
+        'dimensions = \'["api.calls", "other"]\'',
+        "month = 24311",
+        "level = 1",
+    ],
+)
+def test_each_word_of_the_manifest_is_compared(book: Path, column: str) -> None:
+    """A query leaves a segment out on its word; the finding has the segment's name."""
+    change(book, f"UPDATE segments SET {column}")
+    name = next((book / "segments").iterdir()).name
+    found = {(one.what, one.where) for one in verify_directory(book)}
+    assert ("segment", f"segments/{name}") in found
+
+
+def test_swapped_stretches_of_two_producers_are_found(book: Path) -> None:
+    """As many sequences, by the same entries: but not those that the blocks brought."""
+    change(
+        book,
+        "UPDATE ranges SET position = -position WHERE position IN (5, 6)",
+        "UPDATE ranges SET position = 11 + position WHERE position < 0",
+    )
+    assert "sequence" in findings(book)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TRIGGER entries_stay",
+        "DROP INDEX rejections_digest",
+        "CREATE TABLE theirs (x)",
+        "PRAGMA application_id = 7",
+    ],
+)
+def test_changed_schema_is_found(book: Path, statement: str) -> None:
+    """What keeps a slip of the hand from doing damage is itself looked at."""
+    db = sqlite3.connect(book / "journal.db", isolation_level=None)
+    db.execute(statement)
+    db.close()
+    assert findings(book) == {"journal"}
+
+
+def test_damaged_file_of_a_segment_is_not_read(book: Path) -> None:
+    """It is named once; DuckDB, which would believe it, does not get to see it."""
+    path = next((book / "segments").iterdir())
+    path.write_bytes(b"PAR1" + b"\xff" * 400 + b"PAR1")
+    found = [(one.what, one.where) for one in verify_directory(book)]
+    assert found == [("segment", f"segments/{path.name}")]
 
 
 def test_changed_verdicts_are_found(book: Path) -> None:
@@ -215,3 +296,38 @@ def test_entries_cannot_be_changed_by_sql(book: Path) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="no gaps"):
         db.execute("INSERT INTO entries VALUES (99, x'00', x'00', NULL, NULL, NULL)")
     db.close()
+
+
+# -- the write-ahead log -------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(desk: Desk) -> Path:
+    """A book whose server was killed behind five commits that are in the log alone."""
+    import shutil
+
+    for first in range(1, 6):
+        desk.send(block(first, event(first)))
+    copy = desk.directory.with_name("killed")
+    shutil.copytree(desk.directory, copy)
+    return copy
+
+
+def test_a_log_without_damage_is_no_finding(killed: Path) -> None:
+    """Nor is one whose last commit was cut off, by a byte or by much."""
+    log = killed / "journal.db-wal"
+    whole = log.read_bytes()
+    for cut in (0, 1, 100, 4_000, 5_000):
+        log.write_bytes(whole[: len(whole) - cut])
+        assert list(verify_directory(killed)) == []
+
+
+@pytest.mark.parametrize("at", [3, 9, 10, 17, 40, 60, 5_000, 20_000])
+def test_a_byte_flipped_in_the_middle_of_a_log_is_found(killed: Path, at: int) -> None:
+    """SQLite leaves out the commits behind it without a word, and the rest holds together."""
+    log = killed / "journal.db-wal"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    found = [finding for finding in verify_directory(killed) if finding.where == log.name]
+    assert [finding.what for finding in found] == ["journal"]
+    assert "cannot be read" in found[0].detail

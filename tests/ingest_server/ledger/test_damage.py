@@ -1,0 +1,128 @@
+"""
+A thousand damages: whatever a disk, a slip of the hand or a wrong copy does, verify finds it.
+
+A damage counts if it changed something that anybody can read. SQLite's file has pages and
+gaps that nothing refers to; where a byte of these is changed, all that can be read of the
+journal is compared with what it was, and such a damage is drawn anew.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tallybook.cli import main
+from tallybook_server.ledger import Finding, LedgerDamaged
+from tallybook_server.verify import verify_directory
+from tests.ingest_server.ledger.damages import Damage, Pristine, damages, logical_content
+from tests.ingest_server.ledger.full_book import FullBook, build
+
+SEED = 3
+QUICK = 90
+ALL = 1_000
+KINDS = {
+    "flip",
+    "truncation",
+    "segment",
+    "row deleted",
+    "row changed",
+    "row swapped",
+    "row added",
+}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> FullBook:
+    """A closed book with something of everything."""
+    return build(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture
+def pristine(full: FullBook) -> Iterator[Pristine]:
+    """The book as it was; put back behind the test."""
+    pristine = Pristine(full.book)
+    yield pristine
+    pristine.restore()
+
+
+def found(book: Path) -> list[Finding]:
+    """What verify finds; a book that it cannot even open is a finding of the command's."""
+    try:
+        return list(verify_directory(book))
+    except LedgerDamaged as error:
+        return [Finding("journal", "journal.db", str(error))]
+
+
+def is_meaningless(damage: Damage, full: FullBook, pristine: Pristine) -> bool:
+    """Whether whatever can be read of the book is what it was."""
+    if damage.kind != "flip" or any(
+        path.read_bytes() != pristine.files[path] for path in pristine.segments
+    ):
+        return False
+    return logical_content(full.book / "journal.db") == pristine.content
+
+
+def meaningful(full: FullBook, pristine: Pristine, seed: int) -> Iterator[Damage]:
+    """Damages, each done to the book while it is looked at."""
+    for damage in damages(full, pristine, seed):
+        damage.apply(full.book)
+        if not is_meaningless(damage, full, pristine):
+            yield damage
+        pristine.restore()
+
+
+def test_book_before_any_damage_has_no_findings(full: FullBook, pristine: Pristine) -> None:
+    """Else everything would be found."""
+    assert found(full.book) == []
+    assert pristine.content is not None
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        pytest.param(SEED, QUICK, id="some"),
+        pytest.param(SEED + 1, ALL, id="all", marks=pytest.mark.prove),
+    ],
+)
+def test_each_damage_is_found_and_named(
+    full: FullBook, pristine: Pristine, seed: int, count: int
+) -> None:
+    """Flipped, cut, swapped, missing, changed or added: at least one finding says where."""
+    missed: list[str] = []
+    done: Counter[str] = Counter()
+    for damage in islice(meaningful(full, pristine, seed), count):
+        done[damage.kind] += 1
+        findings = found(full.book)
+        if not any(damage.named(finding) for finding in findings):
+            missed.append(f"{damage.kind}: {damage.words}: {findings[:3]}")
+    assert missed == []
+    assert (done.keys(), done.total()) == (KINDS, count)
+
+
+def test_damaged_book_ends_the_command_with_1(
+    full: FullBook, pristine: Pristine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its output has the place."""
+    for damage in islice(meaningful(full, pristine, SEED + 2), 12):
+        code = main(["verify", "--data", str(full.data)])
+        said = capsys.readouterr()
+        assert (code, damage.words) == (1, damage.words)
+        assert said.out.strip()
+        assert "finding" in said.err
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_damaged_book_ends_the_process_with_1(full: FullBook, pristine: Pristine, at: int) -> None:
+    """As an operator's script sees it."""
+    damage = next(islice(meaningful(full, pristine, Random(at).randrange(1 << 30)), at, None))
+    command = [sys.executable, "-m", "tallybook.cli", "verify", "--data", str(full.data)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, damage.words) == (1, damage.words)
+    assert ran.stdout.strip()

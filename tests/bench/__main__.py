@@ -36,6 +36,7 @@ from tests.bench.record import run as run_record
 from tests.bench.stages import run_stages
 from tests.bench.storage import run as run_storage
 from tests.bench.table import Table
+from tests.bench.verify import run as run_verify
 
 
 class _Benchmark(Protocol):
@@ -59,7 +60,11 @@ _BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "storage": run_storage,
     "mixed": run_mixed,
 }
-_SIZED: Final[dict[str, _Sized]] = {"query": run_query, "growth": run_growth}
+_SIZED: Final[dict[str, _Sized]] = {
+    "query": run_query,
+    "growth": run_growth,
+    "verify": run_verify,
+}
 _EVENTS_MIN: Final = 10_000
 _NAMES: Final = (*_BENCHMARKS, *_SIZED)
 
@@ -74,7 +79,7 @@ def main() -> int:
     names = ", ".join(_NAMES)
     parser.add_argument("name", nargs="*", help=f"which: {names}; all of them if none is named")
     parser.add_argument("--quick", action="store_true", help="shorter, and less to be trusted")
-    parser.add_argument("--events", type=int, help=f"how many, with {' and '.join(_SIZED)}")
+    parser.add_argument("--events", type=int, help=f"how many, with {', '.join(_SIZED)}")
     parser.add_argument("--json", action="store_true", help="one document instead of tables")
     arguments = parser.parse_args()
     unknown = set(arguments.name) - set(_NAMES)

@@ -142,7 +142,7 @@ def _found(cursor: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any]:
         f'SELECT count(*), min("time"), max("time"), count(wide) FROM {file}'
     ).fetchall()
     rows, time_min, time_max, wides = totals[0]
-    more = ()
+    more: tuple[str, ...] = ()
     if "more_tags" in columns:
         more = _texts(cursor, f"SELECT DISTINCT unnest(map_keys(more_tags)) FROM {file}")
     return {

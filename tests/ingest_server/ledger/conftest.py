@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from tallybook_server.journal import open_connection
 from tallybook_server.ledger import (
     Acknowledgement,
     Delivery,
+    Finding,
     OfferedEvent,
     RejectedEvent,
     UsageQuery,
 )
+from tallybook_server.verify import Progress, verify_book
 
 START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z in microseconds
 ONE = b"\x01" * 16
@@ -203,6 +205,18 @@ class Desk:
     def findings(self) -> list[str]:
         """What verify finds, in short."""
         return [f"{one.what}: {one.where}: {one.detail}" for one in self.ledger.verify()]
+
+    def findings_while(self, happens: Callable[[], object]) -> list[Finding]:
+        """What verify finds if this *happens* in the middle of it, between two checks."""
+
+        def report(progress: Progress) -> None:
+            if progress == Progress("rejections"):
+                happens()
+
+        ledger = self.ledger
+        with ledger.snapshots.hold() as snapshot:
+            found = verify_book(ledger._book, ledger.tables, snapshot, ledger._read, report)
+            return list(found)
 
     # -- life --
 

@@ -25,7 +25,7 @@ from tallybook_server.limits import COMPACTION_RETRY_SECONDS
 from tallybook_server.merge import Merge
 from tallybook_server.query import aggregate
 from tallybook_server.segment import Segment, merged_name
-from tallybook_server.verify import Progress, verify_book, verify_directory
+from tallybook_server.verify import verify_directory
 from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
 DAY = 86_400_000_000
@@ -267,9 +267,7 @@ def test_compaction_during_a_verification_is_no_finding(desk: Desk) -> None:
     """Its files belong to somebody soon; and those that it replaces, until the end of it."""
     fill(desk)
 
-    def meanwhile(progress: Progress) -> None:
-        if progress != Progress("rejections"):
-            return
+    def meanwhile() -> None:
         desk.seal()
         desk.compact()
         desk.send(block(70, event(1)))
@@ -277,10 +275,7 @@ def test_compaction_during_a_verification_is_no_finding(desk: Desk) -> None:
         compacting = begun(desk)
         desk.ledger.compactor.install(desk.ledger.compactor.write(compacting))
 
-    ledger = desk.ledger
-    with ledger.snapshots.hold() as snapshot:
-        found = verify_book(ledger._book, ledger.tables, snapshot, ledger._read, meanwhile)
-        assert list(found) == []
+    assert desk.findings_while(meanwhile) == []
 
 
 # -- crashes and failures ------------------------------------------------------------------

@@ -627,10 +627,15 @@ class Journal:
 
     def identity_page(
         self, after: tuple[str, str, str], limit: int
-    ) -> list[tuple[str, str, str, int]]:
-        """At most *limit* of what is taken behind (source, scope, key), and by which entry."""
+    ) -> list[tuple[str, str, str, int, int, bytes]]:
+        """
+        At most *limit* of what is taken behind (source, scope, key), in order.
+
+        Returns:
+            Source, scope and key; and the `Identity` that has taken it.
+        """
         return self._db.execute(
-            "SELECT source, scope, key, position FROM identities "
+            "SELECT source, scope, key, position, idx, digest FROM identities "
             "WHERE (source, scope, key) > (?, ?, ?) ORDER BY source, scope, key LIMIT ?",
             (*after, limit),
         ).fetchall()

@@ -1,11 +1,19 @@
-"""Keys and ids, against the events that carry them."""
+"""
+Keys and ids, against the events that carry them.
+
+Each key or id has a mark, a hash of all that is noted of it. Per entry, the marks of what is
+noted as taken by it add up to those of what its events carry; so neither the journal nor the
+files have to be searched. Only where that is not so, one after the other is looked up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from tallybook_server.content import identities_of
 from tallybook_server.journal import Journal
@@ -15,10 +23,15 @@ from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.verify.pages import PAGE, Read, pages
 from tallybook_server.verify.progress import Progress, Report
+from tallybook_server.verify.record import MARKS
 
 __all__ = ["check_identities"]
 
-_FIRST = ("", "", "")  # In front of all: nothing is taken without a key.
+_FIRST: Final = ("", "", "")  # In front of all: nothing is taken without a key.
+_SOURCES_MAX: Final = 100_000  # Of entries, to be kept at one time.
+
+_Row = tuple[str, str, str, int, int, bytes]
+"""Source, scope, key, entry, index, digest."""
 
 
 def check_identities(
@@ -40,41 +53,84 @@ def check_identities(
         read: Asks the journal.
         report: Told how many identities were compared.
     """
-    taken = 0
-    for rows, head in pages(read, Journal.identity_page, _key, _FIRST):
-        for source, scope, key, position in rows:
-            if not 0 < position <= head:
-                where = f"key {key!r} of {scope!r} from {source!r}"
-                yield Finding("identity", where, f"taken by entry {position}, which there is not")
-            taken += position <= snapshot.position
-    found = 0
+    marks = array("Q", bytes(8 * (snapshot.position + 1)))
+    taken = yield from _add_noted(marks, read)
+    left_out = [one for one in snapshot.segments if one.name in unread]
     readable = tuple(one for one in snapshot.segments if one.name not in unread)
     whole = replace(snapshot, segments=readable)
+    found, sources = 0, _Sources(read)
     for page in keyed_events(tables, directory, whole, PAGE):
-        checked, wrong = read(partial(_compare, page=page))
-        found += checked
-        yield from wrong
+        for _, row in sources.rows(page):
+            if not 0 < row[3] < len(marks):
+                yield Finding("identity", f"entry {row[3]}", "there is no such entry")
+                continue
+            marks[row[3]] = (marks[row[3]] - hash(row)) % MARKS
+            found += 1
         report(Progress("identities", found, taken, "keys and ids"))
-    if taken != found and not unread:
-        yield Finding("identity", "identities", f"{taken} are taken, by {found} events")
+    wrong = {
+        at
+        for at, marked in enumerate(marks)
+        if marked and not any(one.first <= at <= one.last for one in left_out)
+    }
+    for page in keyed_events(tables, directory, whole, PAGE) if wrong else ():
+        some = [row for row in sources.rows(page) if row[1][3] in wrong]
+        yield from read(partial(_look_up, some=some))
+    for at in sorted(wrong):
+        yield Finding(
+            "identity", f"entry {at}", "other keys and ids are noted than its events have"
+        )
 
 
-def _key(row: tuple[str, str, str, int]) -> tuple[str, str, str]:
+def _add_noted(marks: array[int], read: Read) -> Generator[Finding, None, int]:
+    """Add what the journal notes to *marks*; returns how many keys and ids that are."""
+    taken = 0
+    for rows, head in pages(read, Journal.identity_page, _key, _FIRST):
+        for row in rows:
+            source, scope, key, entry, _, _ = row
+            if not 0 < entry <= head:
+                where = f"key {key!r} of {scope!r} from {source!r}"
+                yield Finding("identity", where, f"taken by entry {entry}, which there is not")
+            elif entry < len(marks):
+                marks[entry] = (marks[entry] + hash(row)) % MARKS
+                taken += 1
+    return taken
+
+
+def _key(row: _Row) -> tuple[str, str, str]:
     return row[:3]
 
 
-def _compare(journal: Journal, page: list[CountedEvent]) -> tuple[int, list[Finding]]:
-    """How many identities the events of a page have, and what is wrong with them."""
-    wrong: list[Finding] = []
-    sources: dict[int, str] = {}
-    count = 0
-    for row in page:
-        if row.entry not in sources:
-            sources[row.entry] = journal.entry(row.entry).detail[4] or ""
-        for reason, scope, key, digest in identities_of(row.event):
-            count += 1
-            held = journal.identity(sources[row.entry], scope, key)
-            if held is None or held != (row.entry, row.place, digest):
-                where = f"entry {row.entry}, event {row.place}"
-                wrong.append(Finding("identity", where, f"its {reason} is not noted as its own"))
-    return count, wrong
+class _Sources:
+    """The sources of entries, which their events do not say."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._known: dict[int, str] = {}
+
+    def rows(self, page: list[CountedEvent]) -> Iterator[tuple[str, _Row]]:
+        """What should be noted of the events of a page: whether a key or an id, and the row."""
+        missing = {one.entry for one in page} - self._known.keys()
+        if missing:
+            if len(self._known) > _SOURCES_MAX:
+                self._known.clear()
+                missing = {one.entry for one in page}
+            self._known |= self._read(partial(_sources, entries=missing))
+        for entry, place, event in page:
+            source = self._known[entry]
+            for reason, scope, key, digest in identities_of(event):
+                yield reason, (source, scope, key, entry, place, digest)
+
+
+def _sources(journal: Journal, entries: set[int]) -> dict[int, str]:
+    return {at: journal.entry(at).detail[4] or "" for at in entries}
+
+
+def _look_up(journal: Journal, some: list[tuple[str, _Row]]) -> list[Finding]:
+    """Those of *some* that are not noted like this."""
+    return [
+        Finding(
+            "identity", f"entry {row[3]}, event {row[4]}", f"its {reason} is not noted as its own"
+        )
+        for reason, row in some
+        if journal.identity(*row[:3]) != row[3:]
+    ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tallybook_server.compaction import Policy
 from tallybook_server.ledger import LedgerDamaged, LedgerLocked
 from tallybook_server.verify import verify_directory
 from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
@@ -144,14 +145,27 @@ def test_each_word_of_the_manifest_is_compared(book: Path, column: str) -> None:
     assert ("segment", f"segments/{name}") in found
 
 
-def test_swapped_stretches_of_two_producers_are_found(book: Path) -> None:
+def test_swapped_stretches_of_two_producers_are_found(desk: Desk) -> None:
     """As many sequences, by the same entries: but not those that the blocks brought."""
+    desk.send(block(1, event(1)), block(1, event(2), producer=TWO))
+    desk.ledger.close()
     change(
-        book,
-        "UPDATE ranges SET position = -position WHERE position IN (5, 6)",
-        "UPDATE ranges SET position = 11 + position WHERE position < 0",
+        desk.directory,
+        "UPDATE ranges SET position = 5 - position",
     )
-    assert "sequence" in findings(book)
+    assert findings(desk.directory) == {"sequence"}
+
+
+def test_level_of_a_merged_segment_is_compared_with_its_compactions(tmp_path: Path) -> None:
+    """It says when the segment is merged again, and its name does not have it."""
+    desk = Desk(tmp_path / "book", compaction=Policy(fan_in=2, rows_min=1))
+    for first in (1, 2):
+        desk.send(block(first, event(1)))
+        desk.seal()
+    desk.compact()
+    desk.ledger.close()
+    change(desk.directory, "UPDATE segments SET level = 2 WHERE level = 1")
+    assert findings(desk.directory) == {"segment"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 from tallybook.cli.connection import DEFAULT_ENDPOINT, Server
@@ -117,8 +116,7 @@ def _verify_closed(directory: Path) -> _Verified:
     from tallybook_server.book import Book
     from tallybook_server.ledger import LedgerDamaged, LedgerLocked
     from tallybook_server.settings import Settings
-    from tallybook_server.verify import open_unchanged, verify_directory
-    from tallybook_server.writer import read_snapshot
+    from tallybook_server.verify import Progress, verify_directory
 
     book = Book(Settings(directory=directory).book)
     if not book.journal.is_file():
@@ -127,18 +125,15 @@ def _verify_closed(directory: Path) -> _Verified:
             Exit.USAGE,
         )
     line = ProgressLine(str(directory))
+    counts: dict[str, int] = {}
+
+    def report(progress: Progress) -> None:
+        counts[progress.check] = progress.total
+        line(progress)
+
     findings: list[dict[str, str]] = []
     try:
-        book.open_to_read()
-        findings += (asdict(finding) for finding in verify_directory(book.directory, report=line))
-        if findings:
-            return _Verified(str(directory), None, None, findings)
-        with TemporaryDirectory() as aside:
-            journal = open_unchanged(book, Path(aside))
-            try:
-                snapshot = read_snapshot(journal, number=1)
-            finally:
-                journal.close()
+        findings += (asdict(finding) for finding in verify_directory(book.directory, report=report))
     except LedgerLocked:
         raise Failure(
             f"a server runs on {directory}; let it do the work: tallybook verify --endpoint "
@@ -147,11 +142,8 @@ def _verify_closed(directory: Path) -> _Verified:
         ) from None
     except LedgerDamaged as error:
         findings.append({"what": "journal", "where": str(book.journal), "detail": str(error)})
-        return _Verified(str(directory), None, None, findings)
     finally:
         line.end()
-        book.close()
-    events = sum(segment.rows for segment in snapshot.segments) + sum(
-        part.generation.events for part in snapshot.tail
-    )
-    return _Verified(str(directory), snapshot.position, events, findings)
+    if findings:
+        return _Verified(str(directory), None, None, findings)
+    return _Verified(str(directory), counts["entries"], counts["events"], findings)

@@ -30,13 +30,12 @@ rest. Work on the journal is done in pages, so that ingest waits for millisecond
 """
 
 from tallybook_server.verify.book_check import verify_book
-from tallybook_server.verify.directory import open_unchanged, verify_directory
+from tallybook_server.verify.directory import verify_directory
 from tallybook_server.verify.progress import Progress, Report, silent
 
 __all__ = [
     "Progress",
     "Report",
-    "open_unchanged",
     "silent",
     "verify_book",
     "verify_directory",

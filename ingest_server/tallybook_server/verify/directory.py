@@ -18,7 +18,7 @@ from tallybook_server.verify.log import check_log
 from tallybook_server.verify.progress import Report, silent
 from tallybook_server.writer import read_snapshot
 
-__all__ = ["open_unchanged", "verify_directory"]
+__all__ = ["verify_directory"]
 
 
 def verify_directory(
@@ -42,7 +42,7 @@ def verify_directory(
         yield from check_log(_log(book))
         with tempfile.TemporaryDirectory() as aside:
             try:
-                journal = open_unchanged(book, Path(aside))
+                journal = _open_unchanged(book, Path(aside))
             except sqlite3.Error as error:
                 yield Finding("journal", "journal.db", f"cannot be opened: {error}")
                 return
@@ -58,7 +58,7 @@ def verify_directory(
         book.close()
 
 
-def open_unchanged(book: Book, aside: Path) -> Journal:
+def _open_unchanged(book: Book, aside: Path) -> Journal:
     """The journal as it is; a copy of it where a killed server has left a write-ahead log."""
     log = _log(book)
     if not log.exists() or not log.stat().st_size:

@@ -52,7 +52,7 @@ class _Page(NamedTuple):
 
 
 def check_entries(record: Record, read: Read, report: Report) -> Iterator[Finding]:
-    """The chain, and the blocks' bytes; *record* is filled."""
+    """The chain, and the blocks' bytes; *record* is filled. Told are the entries, once at least."""
     chain, position, recorded_at = CHAIN_START, 0, 0
     while position < record.position:
         page = read(partial(_page, after=position, upto=record.position))

@@ -46,7 +46,7 @@ def check_events(
         tables: Where the tail is or will be loaded.
         directory: Of the segments.
         unread: The names of the segments that cannot be read; what they cover is left out.
-        report: Told how many events were seen.
+        report: Told how many events were seen, of how many that count; once at least.
     """
     tables.load(snapshot.tail)
     marks = _marks(tables, record.seed)
@@ -64,6 +64,7 @@ def check_events(
             missed[at] = (missed[at] - marked) % MARKS
             done += count
         report(Progress("events", done, total, "events"))
+    report(Progress("events", done, total, "events"))
     left_out = [one for one in snapshot.segments if one.name in unread]
     for at, (count, marked) in enumerate(zip(missing, missed, strict=True)):
         if (count or marked) and any(one.first <= at <= one.last for one in left_out):

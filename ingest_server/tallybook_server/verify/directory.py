@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from tallybook_server.book import Book
 from tallybook_server.journal import Journal, open_read_only
-from tallybook_server.ledger import Finding
+from tallybook_server.ledger import Finding, LedgerDamaged
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.verify.book_check import verify_book
@@ -43,7 +42,10 @@ def verify_directory(
         with tempfile.TemporaryDirectory() as aside:
             try:
                 journal = _open_unchanged(book, Path(aside))
-            except sqlite3.Error as error:
+            except LedgerDamaged:
+                raise
+            except Exception as error:
+                # Python cannot even read SQLite's words about some damage.
                 yield Finding("journal", "journal.db", f"cannot be opened: {error}")
                 return
             try:

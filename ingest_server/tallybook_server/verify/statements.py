@@ -22,7 +22,7 @@ from tallybook_server.ledger import Finding
 from tallybook_server.limits import PROOF_GROUP_ENTRIES
 from tallybook_server.lineage import Lineage
 from tallybook_server.proof import Checkpoint
-from tallybook_server.question import Position
+from tallybook_server.question import read_position
 from tallybook_server.verify.pages import BEFORE_ALL, Read, pages
 from tallybook_server.verify.record import Record
 
@@ -39,8 +39,8 @@ def check_statements(record: Record, read: Read) -> Iterator[Finding]:
             if not 0 < position <= head:
                 yield _wrong(position, "there is no such entry")
             elif position <= record.position:
-                should = read(partial(_expected, record, lineage, position, upto[position]))
-                yield from _compared(position, document, should)
+                should = read(partial(_expected, record, position, upto[position]))
+                yield from _compared(position, document, should, lineage)
 
 
 def _groups(record: Record, upto: list[int], read: Read) -> Iterator[Finding]:
@@ -59,16 +59,13 @@ def _key(row: tuple[int, bytes] | tuple[int, bytes, int]) -> int:
     return row[0]
 
 
-def _expected(
-    record: Record, lineage: Lineage, position: int, events: int, journal: Journal
-) -> Checkpoint:
-    """The checkpoint of a position, but for its root."""
+def _expected(record: Record, position: int, events: int, journal: Journal) -> Checkpoint:
+    """The checkpoint of an entry, but for its root, and the incarnation of its position."""
     entry, chain = journal.entry_and_chain(position)
-    branch = [one for one in lineage.branches if one.begins <= position][-1]
     return Checkpoint(
         format=1,
         ledger=record.ledger,
-        position=str(Position(branch.incarnation, position)),
+        position="",
         chain=chain.hex(),
         recorded_at=format_time(entry.recorded_at),
         groups=-(-position // PROOF_GROUP_ENTRIES),
@@ -77,14 +74,19 @@ def _expected(
     )
 
 
-def _compared(position: int, document: bytes, should: Checkpoint) -> Iterator[Finding]:
+def _compared(
+    position: int, document: bytes, should: Checkpoint, lineage: Lineage
+) -> Iterator[Finding]:
     try:
         said = msgspec.json.decode(document, type=Checkpoint)
     except msgspec.MsgspecError as error:
         yield _wrong(position, f"cannot be read: {error}")
         return
+    named = read_position(said.position)
+    if named is None or named.n != position or not lineage.holds(named):
+        yield _wrong(position, f"it says position {said.position!r}, which is another")
     for name in Checkpoint.__struct_fields__:
-        if name != "root" and getattr(said, name) != getattr(should, name):
+        if name not in ("root", "position") and getattr(said, name) != getattr(should, name):
             words = f"it says {name} {getattr(said, name)!r}, expected {getattr(should, name)!r}"
             yield _wrong(position, words)
 

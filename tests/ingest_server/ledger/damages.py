@@ -85,7 +85,7 @@ def logical_content(journal: Path) -> object:
             said = [db.execute(f"PRAGMA {name}").fetchall() for name in pragmas]
             names = [row[1].decode() for row in schema if row[0] == b"table"]
             rows = {n: sorted(db.execute(f"SELECT * FROM {n}").fetchall(), key=repr) for n in names}
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # The second: of its words about a fault.
         return None
     return schema, said, rows
 

@@ -145,7 +145,7 @@ def _corrections(desk: Desk) -> None:
     credit = Adjustment("credit", "api.calls", (-25, 1), "acme", START, {"why": "sla"}, "outage")
     ledger.correct(credit).result(timeout=0)
     one = VoidRequest("void", "a bug", event=EventId(ONE.hex(), 3))
-    at = ledger.correct(one).result(timeout=0).position.n
+    at = ledger.correct(one).result(timeout=0).position
     ledger.correct(VoidRequest("void-void", "no bug", corrects=at)).result(timeout=0)
     chosen = EventFilter(dimensions=("tokens.output",))
     ledger.correct(VoidRequest("chosen", "a leak", events=chosen)).result(timeout=0)

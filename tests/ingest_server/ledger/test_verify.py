@@ -8,6 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
+from msgspec.json import encode
 
 from tallybook_server.compaction import Policy
 from tallybook_server.ledger import LedgerDamaged, LedgerLocked
@@ -169,6 +171,40 @@ def test_level_of_a_merged_segment_is_compared_with_its_compactions(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chain", "00" * 32),
+        ("events", 9),
+        ("groups", 2),
+        ("recorded_at", "2020-01-01T00:00:00Z"),
+        ("ledger", "f" * 32),
+        ("position", "1.7"),
+    ],
+)
+def test_checkpoint_is_compared_with_the_chain(desk: Desk, field: str, value: object) -> None:
+    """One that was written with its tally, as all are: what it says is wrong all the same."""
+    desk.send(block(1, event(1)))
+    right = to_builtins(desk.ledger.checkpoint())
+    desk.send(block(2, event(2)))
+    assert desk.findings() == []
+    wrong = encode(right | {field: value})
+    note = desk.ledger.writer.note
+    for sql in ("DELETE FROM checkpoints", "DELETE FROM tallies WHERE name = 'checkpoints'"):
+        note(lambda journal, sql=sql: journal._db.execute(sql)).result(timeout=0)
+    note(lambda journal: journal.add_checkpoint(2, wrong)).result(timeout=0)
+    assert [one.what for one in desk.ledger.verify()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("number", [-1, 0, 5])
+def test_group_of_a_proof_is_compared_with_its_entries(desk: Desk, number: int) -> None:
+    """Its entries are not all there yet, nor ever."""
+    desk.send(block(1, event(1)))
+    note = desk.ledger.writer.note
+    note(lambda journal: journal.add_proof_group(number, b"x" * 32, 2)).result(timeout=0)
+    assert [one.what for one in desk.ledger.verify()] == ["proof"]
+
+
+@pytest.mark.parametrize(
     "statement",
     [
         "DROP TRIGGER entries_stay",
@@ -256,6 +292,13 @@ def test_journal_that_is_no_database_is_a_finding(book: Path) -> None:
     """Not a traceback."""
     (book / "journal.db").write_bytes(b"not a database" * 400)
     assert "journal" in findings(book)
+
+
+def test_journal_with_a_schema_that_is_no_text_is_a_finding(book: Path) -> None:
+    """SQLite quotes it in its error, and Python cannot decode the error."""
+    path = book / "journal.db"
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE tallies", b"CREATE TABL\x94 tallies"))
+    assert findings(book) == {"journal"}
 
 
 def test_directory_that_is_no_book_is_an_error(tmp_path: Path) -> None:

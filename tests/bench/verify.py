@@ -7,8 +7,8 @@ anybody would do to files that should not have changed, `sha256sum`; and DuckDB 
 columns out of which it is seen that each event is there once. Neither of them knows what
 should be there. Verify has to find nothing; that it finds what is wrong is shown by tests.
 
-Keys and ids are looked up one by one, so a ledger in which each event has a key has a row
-of its own.
+What an event with a key says is hashed anew, one after the other, so a ledger in which each
+event has a key has a row of its own.
 """
 
 from __future__ import annotations

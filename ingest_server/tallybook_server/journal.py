@@ -195,6 +195,9 @@ CREATE TABLE segments (
 ) STRICT;
 """
 
+_ENTRY_BYTES_MIN: Final = 40
+"""What a row of `entries` has at least: the chain's head, and as much as an empty entry."""
+
 
 class Head(NamedTuple):
     """
@@ -507,6 +510,13 @@ class Journal:
             (producer, first_min, first_max),
         )
         return sorted(row[0] for row in rows)
+
+    def entries_max(self) -> int:
+        """More entries than this cannot be in the file, whatever a damaged position says."""
+        pages, size = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+        )
+        return int(pages * size // _ENTRY_BYTES_MIN)
 
     # -- blocks ----------------------------------------------------------------------------
 

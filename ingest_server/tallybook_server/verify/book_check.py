@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from tallybook_server.book import Book
@@ -23,8 +24,11 @@ from tallybook_server.verify.rejections import check_rejections
 from tallybook_server.verify.sequences import check_sequences
 from tallybook_server.verify.statements import check_statements
 from tallybook_server.verify.tallies import check_tallies
+from tallybook_server.verify.unread import Unread
 
-__all__ = ["verify_book"]
+__all__ = ["check_journal", "check_rest", "verify_book"]
+
+_Checks = dict[str, Callable[[], Iterator[Finding]]]
 
 
 def verify_book(
@@ -40,10 +44,32 @@ def verify_book(
         read: Calls a function with the journal, where the journal may be used.
         report: Told how far it has come.
     """
-    record, unread, files = Record(snapshot.position), set[str](), book.segments
-    checks = {
-        "journal": partial(_check_journal, read),
+    record = Record(snapshot.position)
+    yield from check_journal(record, read, report)
+    yield from check_rest(record, book, tables, snapshot, read, report)
+
+
+def check_journal(record: Record, read: Read, report: Report) -> Iterator[Finding]:
+    """The journal's file and its entries. Everything else is compared with these."""
+    checks: _Checks = {
+        "journal": partial(_check_file, read),
         "entries": partial(check_entries, record, read, report),
+    }
+    yield from _each(checks, report)
+
+
+def check_rest(
+    record: Record,
+    book: Book,
+    tables: Tables,
+    snapshot: Snapshot,
+    read: Read,
+    report: Report,
+) -> Iterator[Finding]:
+    """What is compared with the entries; *record* is whole."""
+    snapshot = replace(snapshot, position=record.position)
+    unread, files = Unread(snapshot), book.segments
+    checks: _Checks = {
         "segments": partial(check_manifest, record, snapshot, tables, files, unread, report),
         "events": partial(check_events, record, snapshot, tables, files, unread, report),
         "sequences": partial(check_sequences, record, read, report),
@@ -55,6 +81,10 @@ def verify_book(
         "tallies": partial(check_tallies, read),
         "files": partial(check_files, record, snapshot, book, read),
     }
+    yield from _each(checks, report)
+
+
+def _each(checks: _Checks, report: Report) -> Iterator[Finding]:
     for name, check in checks.items():
         report(Progress(name))
         try:
@@ -62,11 +92,10 @@ def verify_book(
         except Exception as error:
             # Whatever damaged bytes make of the code that reads them is a finding, and no
             # reason not to look at the rest.
-            words = f"cannot be read: {type(error).__name__}: {error}"
-            yield Finding(name, str(book.directory), words)
+            yield Finding(name, name, f"cannot be read: {type(error).__name__}: {error}")
 
 
-def _check_journal(read: Read) -> Iterator[Finding]:
+def _check_file(read: Read) -> Iterator[Finding]:
     """SQLite's own check of its file, and what SQLite was told that is in it."""
     for problem in read(Journal.integrity):
         yield Finding("journal", "journal.db", problem)

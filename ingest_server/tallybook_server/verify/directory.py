@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tallybook_server.book import Book
 from tallybook_server.journal import Journal, open_read_only
 from tallybook_server.ledger import Finding, LedgerDamaged
 from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
-from tallybook_server.verify.book_check import verify_book
+from tallybook_server.verify.book_check import check_journal, check_rest
 from tallybook_server.verify.log import check_log
 from tallybook_server.verify.progress import Report, silent
+from tallybook_server.verify.record import Record
 from tallybook_server.writer import read_snapshot
 
 __all__ = ["verify_directory"]
+
+T = TypeVar("T")
 
 
 def verify_directory(
@@ -78,19 +82,36 @@ def _log(book: Book) -> Path:
 def _verify_closed(
     book: Book, journal: Journal, tables: Tables, report: Report
 ) -> Iterator[Finding]:
+    def read(function: Callable[[Journal], T]) -> T:
+        return function(journal)
+
+    head, entries_max = journal.head.position, journal.entries_max()
+    if head > entries_max:
+        # A damaged position may be any number, and there are columns as long as it.
+        words = f"the file has room for {entries_max} entries at most"
+        yield Finding("chain", f"entry {head}", words)
+    record = Record(min(head, entries_max))
+    whole = True
+    for finding in check_journal(record, read, report):
+        whole = False
+        yield finding
+    # A tail is made of blocks and verdicts, and is only made of those that were checked.
+    snapshot, wrong = _snapshot(journal, whole=whole)
+    if wrong is not None:
+        yield Finding("journal", "the tail", f"cannot be read: {type(wrong).__name__}: {wrong}")
+    yield from check_rest(record, book, tables, snapshot, read, report)
+
+
+def _snapshot(journal: Journal, *, whole: bool) -> tuple[Snapshot, Exception | None]:
+    """What a query would see, as far as it can be read; and what was wrong with the rest."""
+    wrong: Exception | None = None
     try:
-        snapshot = read_snapshot(journal, number=1)
+        if whole:
+            return read_snapshot(journal, number=1), None
     except Exception as error:
-        # Anything can come of reading damaged bytes; what they are, the checks say.
-        words = f"the tail cannot be read: {type(error).__name__}: {error}"
-        yield Finding("journal", "journal.db", words)
-        snapshot = _without_tail(journal)
-    yield from verify_book(book, tables, snapshot, lambda function: function(journal), report)
-
-
-def _without_tail(journal: Journal) -> Snapshot:
+        wrong = error
     try:
         segments = tuple(journal.segments())
-    except Exception:
-        segments = ()
-    return Snapshot(journal.head.position, segments, ())
+    except Exception as error:
+        return Snapshot(journal.head.position, (), ()), error
+    return Snapshot(journal.head.position, segments, ()), wrong

@@ -19,6 +19,7 @@ from tallybook_server.tables import Tables
 from tallybook_server.tail import UNCOUNTED
 from tallybook_server.verify.progress import Progress, Report
 from tallybook_server.verify.record import MARKS, Record
+from tallybook_server.verify.unread import Unread
 
 __all__ = ["check_events"]
 
@@ -34,7 +35,7 @@ def check_events(
     snapshot: Snapshot,
     tables: Tables,
     directory: Path,
-    unread: set[str],
+    unread: Unread,
     report: Report,
 ) -> Iterator[Finding]:
     """
@@ -45,7 +46,7 @@ def check_events(
         snapshot: Held by the caller.
         tables: Where the tail is or will be loaded.
         directory: Of the segments.
-        unread: The names of the segments that cannot be read; what they cover is left out.
+        unread: What cannot be read; its events are left out.
         report: Told how many events were seen, of how many that count; once at least.
     """
     tables.load(snapshot.tail)
@@ -55,7 +56,7 @@ def check_events(
     for at, entry in record.odd.items():
         missed[at] = _counted_marks(entry, marks)
     done, total = 0, sum(missing)
-    for source, rows in _held(record.seed, snapshot, tables, directory, unread):
+    for source, rows in _held(record.seed, unread.rest(), tables, directory):
         for at, count, marked in rows:
             if not 0 < at < len(missing) or count > missing[at]:
                 yield Finding("sum", f"entry {at} in {source}", f"{count} that do not count here")
@@ -65,9 +66,8 @@ def check_events(
             done += count
         report(Progress("events", done, total, "events"))
     report(Progress("events", done, total, "events"))
-    left_out = [one for one in snapshot.segments if one.name in unread]
     for at, (count, marked) in enumerate(zip(missing, missed, strict=True)):
-        if (count or marked) and any(one.first <= at <= one.last for one in left_out):
+        if (count or marked) and unread.may_hold(at):
             continue
         if count:
             yield Finding("sum", f"entry {at}", f"{count} events that count are nowhere")
@@ -96,14 +96,13 @@ def _counted_marks(entry: Entry, marks: list[int]) -> int:
 
 
 def _held(
-    seed: int, snapshot: Snapshot, tables: Tables, directory: Path, unread: set[str]
+    seed: int, snapshot: Snapshot, tables: Tables, directory: Path
 ) -> Iterator[tuple[str, _Held]]:
     """What each segment and the tail hold."""
     with tables.cursor() as cursor:
         for segment in snapshot.segments:
-            if segment.name not in unread:
-                for rows in _of(cursor, seed, _sealed(directory, segment)):
-                    yield f"segments/{segment.name}", rows
+            for rows in _of(cursor, seed, _sealed(directory, segment)):
+                yield f"segments/{segment.name}", rows
         for part in snapshot.tail:
             for rows in _of(cursor, seed, _unsealed(part, snapshot.position)):
                 yield "the tail", rows

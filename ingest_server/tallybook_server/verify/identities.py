@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ from tallybook_server.tables import Tables
 from tallybook_server.verify.pages import PAGE, Read, pages
 from tallybook_server.verify.progress import Progress, Report
 from tallybook_server.verify.record import MARKS
+from tallybook_server.verify.unread import Unread
 
 __all__ = ["check_identities"]
 
@@ -38,7 +38,7 @@ def check_identities(
     snapshot: Snapshot,
     tables: Tables,
     directory: Path,
-    unread: set[str],
+    unread: Unread,
     read: Read,
     report: Report,
 ) -> Iterator[Finding]:
@@ -49,17 +49,15 @@ def check_identities(
         snapshot: Held by the caller.
         tables: Where the tail is or will be loaded.
         directory: Of the segments.
-        unread: The names of the segments that cannot be read.
+        unread: What cannot be read; its events are left out.
         read: Asks the journal.
         report: Told how many identities were compared.
     """
     marks = array("Q", bytes(8 * (snapshot.position + 1)))
     taken = yield from _add_noted(marks, read)
-    left_out = [one for one in snapshot.segments if one.name in unread]
-    readable = tuple(one for one in snapshot.segments if one.name not in unread)
-    whole = replace(snapshot, segments=readable)
+    readable = unread.rest()
     found, sources = 0, _Sources(read)
-    for page in keyed_events(tables, directory, whole, PAGE):
+    for page in keyed_events(tables, directory, readable, PAGE):
         for _, row in sources.rows(page):
             if not 0 < row[3] < len(marks):
                 yield Finding("identity", f"entry {row[3]}", "there is no such entry")
@@ -67,12 +65,8 @@ def check_identities(
             marks[row[3]] = (marks[row[3]] - hash(row)) % MARKS
             found += 1
         report(Progress("identities", found, taken, "keys and ids"))
-    wrong = {
-        at
-        for at, marked in enumerate(marks)
-        if marked and not any(one.first <= at <= one.last for one in left_out)
-    }
-    for page in keyed_events(tables, directory, whole, PAGE) if wrong else ():
+    wrong = {at for at, marked in enumerate(marks) if marked and not unread.may_hold(at)}
+    for page in keyed_events(tables, directory, readable, PAGE) if wrong else ():
         some = [row for row in sources.rows(page) if row[1][3] in wrong]
         yield from read(partial(_look_up, some=some))
     for at in sorted(wrong):

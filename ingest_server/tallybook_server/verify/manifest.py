@@ -28,6 +28,7 @@ from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.verify.progress import Progress, Report
 from tallybook_server.verify.record import Record
+from tallybook_server.verify.unread import Unread
 
 __all__ = ["check_manifest"]
 
@@ -37,7 +38,7 @@ def check_manifest(
     snapshot: Snapshot,
     tables: Tables,
     directory: Path,
-    unread: set[str],
+    unread: Unread,
     report: Report,
 ) -> Iterator[Finding]:
     """
@@ -48,7 +49,7 @@ def check_manifest(
         snapshot: Held by the caller.
         tables: To read the files with.
         directory: Of the segments.
-        unread: Gets the names of the segments that cannot be read.
+        unread: Gets the segments that cannot be read.
         report: Told how many rows were read.
     """
     named = dict(record.segments)

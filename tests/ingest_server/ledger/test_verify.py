@@ -147,6 +147,21 @@ def test_each_word_of_the_manifest_is_compared(book: Path, column: str) -> None:
     assert ("segment", f"segments/{name}") in found
 
 
+def test_position_beyond_all_bounds_is_found_in_little_memory(book: Path) -> None:
+    """There are columns with a number for each entry; eight terabytes of it are a crash."""
+    change(book, f"UPDATE entries SET position = {1 << 40} WHERE position = 6")
+    found = {(one.what, one.where) for one in verify_directory(book)}
+    assert ("chain", f"entry {1 << 40}") in found
+
+
+def test_tail_of_a_damaged_journal_is_not_built(book: Path) -> None:
+    """A verdict may say of a trillion events that they do not count: its entry is named."""
+    change(book, f"UPDATE entries SET entry = {FLIP.format('entry', 40)} WHERE position = 6")
+    found = {(one.what, one.where) for one in verify_directory(book)}
+    assert ("chain", "entry 6") in found
+    assert not any(what == "sum" for what, _ in found)
+
+
 def test_swapped_stretches_of_two_producers_are_found(desk: Desk) -> None:
     """As many sequences, by the same entries: but not those that the blocks brought."""
     desk.send(block(1, event(1)), block(1, event(2), producer=TWO))

@@ -26,6 +26,7 @@ from tallybook.errors import InvariantBroken
 from tallybook_server.entry import (
     CHAIN_START,
     Entry,
+    EntryDamaged,
     Kind,
     VerdictRun,
     encode_entry,
@@ -393,7 +394,10 @@ class Journal:
         ).fetchone()
         if row is None:
             return Head(0, CHAIN_START, 0)
-        return Head(row[0], row[1], read_entry(row[2]).recorded_at)
+        try:
+            return Head(row[0], row[1], read_entry(row[2]).recorded_at)
+        except EntryDamaged as error:
+            raise LedgerDamaged(f"entry {row[0]}, the journal's last one: {error}") from None
 
     def close(self) -> None:
         """Let go of the file."""

@@ -156,9 +156,9 @@ def test_position_beyond_all_bounds_is_found_in_little_memory(book: Path) -> Non
 
 def test_tail_of_a_damaged_journal_is_not_built(book: Path) -> None:
     """A verdict may say of a trillion events that they do not count: its entry is named."""
-    change(book, f"UPDATE entries SET entry = {FLIP.format('entry', 40)} WHERE position = 6")
+    change(book, f"UPDATE entries SET entry = {FLIP.format('entry', 40)} WHERE position = 5")
     found = {(one.what, one.where) for one in verify_directory(book)}
-    assert ("chain", "entry 6") in found
+    assert ("chain", "entry 5") in found
     assert not any(what == "sum" for what, _ in found)
 
 
@@ -314,6 +314,13 @@ def test_journal_with_a_schema_that_is_no_text_is_a_finding(book: Path) -> None:
     path = book / "journal.db"
     path.write_bytes(path.read_bytes().replace(b"CREATE TABLE tallies", b"CREATE TABL\x94 tallies"))
     assert findings(book) == {"journal"}
+
+
+def test_last_entry_that_cannot_be_read_is_named(book: Path) -> None:
+    """Without it the journal cannot even be opened: nobody knows the time."""
+    change(book, "UPDATE entries SET entry = x'93' WHERE position = 6")
+    with pytest.raises(LedgerDamaged, match="entry 6"):
+        list(verify_directory(book))
 
 
 def test_directory_that_is_no_book_is_an_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Verify: whatever is changed behind the ledger's back is found.
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from msgspec import to_builtins
 from msgspec.json import encode
 
 from tallybook_server.compaction import Policy
+from tallybook_server.journal import Journal
 from tallybook_server.ledger import LedgerDamaged, LedgerLocked
 from tallybook_server.verify import verify_directory
 from tests.ingest_server.ledger.conftest import ONE, TWO, Desk, block, event
@@ -204,10 +206,15 @@ def test_checkpoint_is_compared_with_the_chain(desk: Desk, field: str, value: ob
     assert desk.findings() == []
     wrong = encode(right | {field: value})
     note = desk.ledger.writer.note
-    for sql in ("DELETE FROM checkpoints", "DELETE FROM tallies WHERE name = 'checkpoints'"):
-        note(lambda journal, sql=sql: journal._db.execute(sql)).result(timeout=0)
+    forget = "DELETE FROM checkpoints; DELETE FROM tallies WHERE name = 'checkpoints'"
+    for sql in forget.split(";"):
+        note(partial(_execute, sql=sql)).result(timeout=0)
     note(lambda journal: journal.add_checkpoint(2, wrong)).result(timeout=0)
     assert [one.what for one in desk.ledger.verify()] == ["checkpoint"]
+
+
+def _execute(journal: Journal, sql: str) -> None:
+    journal._db.execute(sql)
 
 
 @pytest.mark.parametrize("number", [-1, 0, 5])

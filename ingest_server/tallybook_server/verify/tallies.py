@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from tallybook_server.journal import Journal
-from tallybook_server.ledger import Finding
+from tallybook_server.ledger import Finding, LedgerDamaged
 from tallybook_server.tally import TALLIED, TALLY_BITS, TalliedPart, tally_of
 from tallybook_server.verify.pages import Read
 
@@ -21,6 +21,8 @@ def check_tallies(read: Read) -> Iterator[Finding]:
             part: TalliedPart | None = read(partial(_next, table=table, after=after))
             if part is None:
                 break
+            if after is not None and part.number <= after:
+                raise LedgerDamaged(f"rows of {table} are not in their order")
             if not part.rows or tally_of(part.rows) != part.tally:
                 yield _wrong(table, part.number)
             after = part.number

@@ -18,7 +18,7 @@ from tallybook.limits import BLOCK_EVENTS_MAX
 from tallybook_server.change import CHANGES, change_of
 from tallybook_server.entry import CHAIN_START, Entry, EntryDamaged, link, read_entry
 from tallybook_server.journal import Journal
-from tallybook_server.ledger import Finding
+from tallybook_server.ledger import Finding, LedgerDamaged
 from tallybook_server.tail import UNCOUNTED
 from tallybook_server.verify.pages import BEFORE_ALL, PAGE, Read
 from tallybook_server.verify.progress import Progress, Report
@@ -57,6 +57,9 @@ def check_entries(record: Record, read: Read, report: Report) -> Iterator[Findin
     while position < record.position:
         page = read(partial(_page, after=position, upto=record.position))
         for at, data, stored, columns in page.rows:
+            if at <= position:
+                # To follow them might never end.
+                raise LedgerDamaged(f"entry {at} comes behind {position}: they are not in order")
             if at != position + 1:
                 yield _wrong(at, f"expected entry {position + 1}")
             chain = link(chain, data)

@@ -25,7 +25,8 @@ from tests.ingest_server.ledger.full_book import FullBook, build
 
 SEED = 3
 QUICK = 90
-ALL = 1_000
+PARTS = 10
+IN_A_PART = 100
 KINDS = {
     "flip",
     "truncation",
@@ -68,9 +69,11 @@ def is_meaningless(damage: Damage, full: FullBook, pristine: Pristine) -> bool:
     return logical_content(full.book / "journal.db") == pristine.content
 
 
-def meaningful(full: FullBook, pristine: Pristine, seed: int) -> Iterator[Damage]:
-    """Damages, each done to the book while it is looked at."""
-    for damage in damages(full, pristine, seed):
+def meaningful(
+    full: FullBook, pristine: Pristine, seed: int, part: int = 0, parts: int = 1
+) -> Iterator[Damage]:
+    """Damages, each done to the book while it is looked at; of so many parts, one."""
+    for damage in islice(damages(full, pristine, seed), part, None, parts):
         damage.apply(full.book)
         if not is_meaningless(damage, full, pristine):
             yield damage
@@ -83,26 +86,31 @@ def test_book_before_any_damage_has_no_findings(full: FullBook, pristine: Pristi
     assert pristine.content is not None
 
 
-@pytest.mark.parametrize(
-    ("seed", "count"),
-    [
-        pytest.param(SEED, QUICK, id="some"),
-        pytest.param(SEED + 1, ALL, id="all", marks=pytest.mark.prove),
-    ],
-)
-def test_each_damage_is_found_and_named(
-    full: FullBook, pristine: Pristine, seed: int, count: int
-) -> None:
-    """Flipped, cut, swapped, missing, changed or added: at least one finding says where."""
+def check_damages(full: FullBook, some: Iterator[Damage], count: int) -> None:
+    """That so many of *some* damages are found, and each named."""
     missed: list[str] = []
     done: Counter[str] = Counter()
-    for damage in islice(meaningful(full, pristine, seed), count):
+    for damage in islice(some, count):
         done[damage.kind] += 1
         findings = found(full.book)
         if not any(damage.named(finding) for finding in findings):
             missed.append(f"{damage.kind}: {damage.words}: {findings[:3]}")
     assert missed == []
     assert (set(done), done.total()) == (KINDS, count)
+
+
+def test_each_damage_is_found_and_named(full: FullBook, pristine: Pristine) -> None:
+    """Flipped, cut, swapped, missing, changed or added: at least one finding says where."""
+    check_damages(full, meaningful(full, pristine, SEED), QUICK)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("part", range(PARTS))
+def test_each_of_a_thousand_damages_is_found_and_named(
+    full: FullBook, pristine: Pristine, part: int
+) -> None:
+    """Likewise; a hundred at a time, none twice."""
+    check_damages(full, meaningful(full, pristine, SEED + 1, part, PARTS), IN_A_PART)
 
 
 def test_damaged_book_ends_the_command_with_1(

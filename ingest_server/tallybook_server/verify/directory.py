@@ -15,7 +15,7 @@ from tallybook_server.snapshot import Snapshot
 from tallybook_server.tables import Tables
 from tallybook_server.verify.book_check import check_journal, check_rest
 from tallybook_server.verify.log import check_log
-from tallybook_server.verify.progress import Report, silent
+from tallybook_server.verify.progress import Progress, Report, silent
 from tallybook_server.verify.record import Record
 from tallybook_server.writer import read_snapshot
 
@@ -96,6 +96,7 @@ def _verify_closed(
         whole = False
         yield finding
     # A tail is made of blocks and verdicts, and is only made of those that were checked.
+    report(Progress("tail"))
     snapshot, wrong = _snapshot(journal, whole=whole)
     if wrong is not None:
         yield Finding("journal", "the tail", f"cannot be read: {type(wrong).__name__}: {wrong}")

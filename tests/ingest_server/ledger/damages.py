@@ -259,7 +259,7 @@ def _rows(chance: Random, journal: Path) -> Iterator[Damage]:
         try:
             with closing(sqlite3.connect(":memory:")) as trial:
                 _try(trial, journal, table, gone, come)
-        except sqlite3.IntegrityError:
+        except (sqlite3.IntegrityError, OverflowError):
             continue  # The journal cannot even hold these.
         yield Damage(f"row {what}", words, change, partial(_is_of, table.name))
 

@@ -26,7 +26,8 @@ after the other, `directory` does that for a book that no server has open.
 
 What is read of a damaged book is never trusted: a file whose digest is wrong is not handed
 to DuckDB, and whatever else cannot be read is a finding, and no reason not to look at the
-rest. Work on the journal is done in pages, so that ingest waits for milliseconds at a time.
+rest. Work on the journal is done in pages, so that ingest waits for milliseconds at a time;
+but for SQLite's own check of its file, which is one piece.
 """
 
 from tallybook_server.verify.book_check import verify_book

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tallybook.limits import BLOCK_EVENTS_MAX
 from tallybook_server.journal import Journal
 from tallybook_server.ledger import Finding
 from tallybook_server.verify.pages import BEFORE_ALL, Read, pages
@@ -35,7 +36,9 @@ def _stretches(record: Record, read: Read, report: Report) -> Iterator[Finding]:
             if name == producer and first <= last_held:
                 yield Finding("sequence", where, f"sequence {first} is held twice")
             producer, last_held = name, last
-            if not 0 < position <= head:
+            if not 0 < last - first + 1 <= BLOCK_EVENTS_MAX:
+                yield Finding("sequence", where, f"{first} to {last} is more or less than a block")
+            elif not 0 < position <= head:
                 yield Finding("sequence", where, f"{first} is held by entry {position}: no such")
             elif position <= record.position:
                 remaining[position] -= last - first + 1

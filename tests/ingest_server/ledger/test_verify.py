@@ -103,6 +103,8 @@ FLIP = "CAST(substr({0}, 1, {1}) || x'FF' || substr({0}, {1} + 2) AS BLOB)"
         ("block", "INSERT INTO blocks SELECT -1, data FROM blocks WHERE position = 5"),
         ("sequence", "UPDATE ranges SET first = first + 1, last = last + 1 WHERE position = 2"),
         ("sequence", "INSERT INTO ranges VALUES (x'07', 1, 1, 99)"),
+        ("sequence", "UPDATE ranges SET last = 1 << 60 WHERE position = 2"),
+        ("sequence", "UPDATE ranges SET first = -1 << 60 WHERE position = 2"),
         ("identity", "INSERT INTO identities VALUES ('s', '', 'spare', 99, 0, x'00')"),
         ("rejection", "INSERT INTO rejections VALUES (2, 9, 4, '', '', x'', x'', x'')"),
         ("rejection", "INSERT INTO rejections VALUES (99, 0, 3, '', '', x'', x'', x'')"),

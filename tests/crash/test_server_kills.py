@@ -25,13 +25,12 @@ SENDER_NUMBERS = 10 * STREAM_EVENTS
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ForkedServer]:
+def server(server_zygote: Zygote, tmp_path: Path) -> Iterator[ForkedServer]:
     """A server that seals every few hundred events, and compacts every two segments."""
-    with Zygote("tests.crash.serving") as zygote:
-        process = ForkedServer(zygote, tmp_path / "data", seal_events=200, seal_age_seconds=0.1)
-        process.start()
-        yield process
-        process.kill()
+    process = ForkedServer(server_zygote, tmp_path / "data", seal_events=200, seal_age_seconds=0.1)
+    process.start()
+    yield process
+    process.kill()
 
 
 class Senders:

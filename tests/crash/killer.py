@@ -1,13 +1,13 @@
 """
-Kills a process before the k-th call of one kind that it makes, whichever thread makes it.
+Kills a process before the n-th call of one kind that it makes, whichever thread makes it.
 
-    python killer.py PID CALL K
+    python killer.py PID CALL NTH
 
 CALL is the system call's number on this machine. ``attached`` on stdout says that from here
-on calls are counted; end it (SIGKILL is well) and the process goes on as if nothing had been.
+on calls are counted; end it, and the process goes on as if nothing had been.
 
 strace counts for each thread of its own, and which of DuckDB's threads makes a call is
-different each time: so its k-th call of a thread may never come. The kernel stops a thread
+different each time: so the n-th call of one thread may never come. The kernel stops a thread
 before it begins a call, and one that is killed there does not begin it: ptrace(2).
 """
 
@@ -57,13 +57,13 @@ class Killer:
     Args:
         pid: The process.
         call: The system call's number.
-        count: Which call of that number is the last that it wants to make, from 1.
+        nth: Which call of that number it does not come to make, from 1.
     """
 
-    def __init__(self, pid: int, call: int, count: int) -> None:
+    def __init__(self, pid: int, call: int, nth: int) -> None:
         self._pid = pid
         self._call = call
-        self._left = count
+        self._left = nth
         self._waited_for = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
         for thread in self._waited_for:
             _ptrace(_SEIZE, thread, 0, _OPTIONS)
@@ -112,8 +112,8 @@ def _ptrace(request: int, thread: int, address: int = 0, data: int = 0) -> None:
 
 def main() -> None:
     """Attach, say so, and count."""
-    pid, call, count = map(int, sys.argv[1:])
-    Killer(pid, call, count).run()
+    pid, call, nth = map(int, sys.argv[1:])
+    Killer(pid, call, nth).run()
 
 
 if __name__ == "__main__":

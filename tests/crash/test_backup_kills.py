@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tallybook_server.backup_manifest import BackupDamaged
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.restore import Restore, check_backup
 from tallybook_server.settings import Settings
-from tests.crash.counting import held_events
+from tests.crash.counting import held_once
 from tests.crash.events import STREAM_EVENTS, record
 from tests.crash.processes import Job, Zygote
 from tests.crash.rounds import Tally, kill_at_each, state_of
@@ -54,21 +55,14 @@ def _fill(folder: Path, queue: Path, *, backup: bool = True) -> tuple[set[int], 
 
 def _held(data: Path) -> set[int]:
     """What a ledger that verifies holds, each event once."""
-    ledger = EmbeddedLedger(Settings(directory=data).book, threads=False)
-    try:
-        assert list(ledger.verify()) == []
-    finally:
-        ledger.close()
-    held, strange = held_events(data)
-    assert (set(held.values()), strange) == ({1}, [])
-    return set(held)
+    with closing(EmbeddedLedger(Settings(directory=data).book, threads=False)) as ledger:
+        return held_once(ledger)
 
 
 def _check_archived(folder: Path) -> None:
     """What producers were told that they need not keep is in the backup."""
-    ledger = EmbeddedLedger(Settings(directory=folder / "data").book, threads=False)
-    archived = ledger.writer.archived
-    ledger.close()
+    with closing(EmbeddedLedger(Settings(directory=folder / "data").book, threads=False)) as ledger:
+        archived = ledger.writer.archived
     manifest = BackupDirectory(folder / "backup").manifest()
     assert archived <= (0 if manifest is None else manifest.position)
 
@@ -89,9 +83,8 @@ def _restore(backup: Path, data: Path) -> None:
 
 
 def _back_up(folder: Path) -> None:
-    ledger = EmbeddedLedger(Settings(directory=folder / "data").book, threads=False)
-    ledger.backup(str(folder / "backup"))
-    ledger.close()
+    with closing(EmbeddedLedger(Settings(directory=folder / "data").book, threads=False)) as ledger:
+        ledger.backup(str(folder / "backup"))
 
 
 def _kill_backups(zygote: Zygote, whole: Path, stride: int, look: Callable[[Path], str]) -> Tally:

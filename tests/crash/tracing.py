@@ -39,15 +39,15 @@ class Point(NamedTuple):
     Attributes:
         call: The system call's name.
         code: Its number on this machine.
-        count: The how-manieth of that name in its process, from 1.
+        nth: Which of that name in its process, from 1.
     """
 
     call: str
     code: int
-    count: int
+    nth: int
 
     def __str__(self) -> str:
-        return f"{self.call} {self.count}"
+        return f"{self.call} {self.nth}"
 
 
 class _Attached:
@@ -78,7 +78,7 @@ class _Attached:
 
     def _end(self) -> None:
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
+            self._process.terminate()
         self._process.wait(30)
         if self._process.stdout is not None:
             self._process.stdout.close()
@@ -106,9 +106,9 @@ class Strace(_Attached):
                 if match := _CALL.match(line):
                     found[match[2], int(match[1])] += 1
         return [
-            Point(call, code, count)
+            Point(call, code, nth)
             for (call, code), times in sorted(found.items())
-            for count in range(1, times + 1)
+            for nth in range(1, times + 1)
         ]
 
 
@@ -117,7 +117,7 @@ class Doom(_Attached):
 
     def __init__(self, pid: int, point: Point) -> None:
         program = [sys.executable, "-I", "-S", str(killer.__file__)]
-        super().__init__([*program, str(pid), str(point.code), str(point.count)], "attached")
+        super().__init__([*program, str(pid), str(point.code), str(point.nth)], "attached")
 
 
 def refusal() -> str | None:

@@ -104,26 +104,33 @@ def compare(
     """
     sums = _sums(server)
     server.stop()
-    outcome = compare_closed(returned, server.data, kills=kills, begun=begun)
-    if sums != _expected_sums(held_events(server.data)[0]):
-        outcome.strange.append(f"the server's sums are {sums}")
-    return outcome
+    held, strange = held_events(server.data)
+    if sums != _expected_sums(held):
+        strange.append(f"the server's sums are {sums}")
+    return _outcome(set(returned), held, strange, kills=kills, begun=begun)
 
 
-def compare_closed(
-    returned: Iterable[int], data: Path, *, kills: int, begun: Iterable[int] | None = None
-) -> Outcome:
+def compare_closed(returned: Iterable[int], data: Path, *, kills: int) -> Outcome:
     """As `compare`, with the directory of a ledger that nobody has open."""
-    promised = set(returned)
-    held, strange = held_events(data)
-    strange += [f"{n} was never recorded" for n in _never_begun(begun or promised, held)]
+    return _outcome(set(returned), *held_events(data), kills=kills, begun=None)
+
+
+def _outcome(
+    promised: set[int],
+    held: Counter[int],
+    strange: list[str],
+    *,
+    kills: int,
+    begun: Iterable[int] | None,
+) -> Outcome:
+    invented = [f"{n} was never recorded" for n in _never_begun(begun or promised, held)]
     return Outcome(
         kills=kills,
         returned=len(promised),
         held=len(held),
         lost=sorted(promised - held.keys()),
         doubled=sorted(n for n, times in held.items() if times > 1),
-        strange=strange,
+        strange=strange + invented,
     )
 
 

@@ -21,31 +21,35 @@ from tests.crash.counting import compare, compare_closed, finish, verify
 from tests.crash.processes import Zygote
 from tests.crash.senders import Senders
 from tests.crash.serving import ForkedServer
-from tests.crash.upkeep import Backups, cut_short, entered
+from tests.crash.upkeep import Backups, being_written, entered, merged
 
 SENDERS = 4
 LOOKS = 4
-WAIT_SECONDS_MAX = 0.5
+WAIT_SECONDS_MAX = 5.0
 FILE_SECONDS = 0.02  # About what it takes to write the file of a small segment.
 
 
 @pytest.fixture
 def server(server_zygote: Zygote, tmp_path: Path) -> Iterator[ForkedServer]:
-    """A server that seals every few dozen events, and compacts every two segments."""
-    process = ForkedServer(server_zygote, tmp_path / "data", seal_events=50, seal_age_seconds=0.1)
+    """A server that seals every few hundred events, and compacts every two segments."""
+    process = ForkedServer(server_zygote, tmp_path / "data", seal_events=300, seal_age_seconds=1.0)
     process.start()
     yield process
     process.kill()
 
 
 def _await_a_moment(data: Path, chance: random.Random) -> None:
-    """Any, from the first requests after the start on; or one in the middle of a file."""
+    """Any, from the first requests after the start on; or one beside the file of something."""
     time.sleep(10 ** chance.uniform(-1.3, 0.2))
-    if chance.random() < 0.5:
-        deadline = time.monotonic() + WAIT_SECONDS_MAX
-        while not cut_short(data) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, FILE_SECONDS))
+    moment = chance.choice(["any", "seal", "compaction", "compacted"])
+    if moment == "any":
+        return
+    before, deadline = merged(data), time.monotonic() + WAIT_SECONDS_MAX
+    while time.monotonic() < deadline:
+        if moment in being_written(data) or (moment == "compacted" and merged(data) - before):
+            break
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, FILE_SECONDS))
 
 
 def _look_at_a_copy(data: Path, backup: Path, folder: Path) -> None:
@@ -82,7 +86,7 @@ def test_a_server_that_is_killed_in_its_upkeep_loses_and_doubles_nothing(
     kills: int, server: ForkedServer, tmp_path: Path, chance: random.Random
 ) -> None:
     """
-    A seal every few dozen events, a compaction every two seals, one backup after the other.
+    A seal every few hundred events, a compaction every two seals, one backup after the other.
 
     What was recorded is counted once, for every tenant; ledger and backup verify, also when
     a kill has just hit them; and the last backup is the whole ledger.
@@ -91,12 +95,12 @@ def test_a_server_that_is_killed_in_its_upkeep_loses_and_doubles_nothing(
     backups = Backups(server, backup)
     backups.make()
     cut: Counter[str] = Counter()
-    with Senders(SENDERS, server.url, tmp_path, pause_seconds=0.002) as senders:
+    with Senders(SENDERS, server.url, tmp_path, pause_seconds=0.004) as senders:
         with backups:
             for number in range(1, kills + 1):
                 _await_a_moment(server.data, chance)
                 server.kill()
-                cut.update(cut_short(server.data))
+                cut.update(being_written(server.data))
                 if number % (kills // LOOKS) == 0:
                     _look_at_a_copy(server.data, backup, tmp_path / "copy")
                 server.start()

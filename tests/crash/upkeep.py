@@ -15,7 +15,7 @@ from tallybook_server.segment import WRITING_PREFIX, read_name
 from tallybook_server.settings import Settings
 from tests.conftest import ServerProcess
 
-__all__ = ["Backups", "cut_short", "entered"]
+__all__ = ["Backups", "being_written", "entered", "merged"]
 
 _PAUSE_SECONDS = 0.05
 _BACKUP_SECONDS_MAX = 120.0
@@ -76,12 +76,19 @@ class Backups:
             self.refused.append(answer.text)
 
 
-def cut_short(data: Path) -> set[str]:
+def being_written(data: Path) -> set[str]:
     """Whether the file of a seal, or of a compaction, is begun and not finished."""
     segments = Settings(directory=data).book / "segments"
     names = [path.name.removeprefix(WRITING_PREFIX) for path in segments.glob(f"{WRITING_PREFIX}*")]
     found = [name for name in map(read_name, names) if name is not None]
     return {"compaction" if name.begun else "seal" for name in found}
+
+
+def merged(data: Path) -> set[str]:
+    """The files of compactions that are finished."""
+    segments = Settings(directory=data).book / "segments"
+    found = {path.name: read_name(path.name) for path in segments.iterdir()}
+    return {name for name, said in found.items() if said is not None and said.begun}
 
 
 def entered(data: Path) -> Counter[str]:

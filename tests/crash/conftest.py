@@ -1,4 +1,4 @@
-"""What the crash tests share: chance that can be repeated, and a zygote."""
+"""What the crash tests share: chance that can be repeated, and zygotes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ def chance() -> random.Random:
 
 @pytest.fixture
 def zygote() -> Iterator[Zygote]:
-    """Something to fork children of."""
+    """Something to fork recording processes of."""
     with Zygote("tests.crash.jobs") as process:
+        yield process
+
+
+@pytest.fixture
+def server_zygote() -> Iterator[Zygote]:
+    """Something to fork servers of, and processes that open a ledger without one."""
+    with Zygote("tests.crash.serving") as process:
         yield process
 
 

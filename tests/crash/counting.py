@@ -14,7 +14,7 @@ from tallybook_server.embedded import EmbeddedLedger
 from tests.conftest import ServerProcess
 from tests.crash.events import STREAM_EVENTS, shape_of
 
-__all__ = ["Outcome", "compare", "compare_closed", "finish", "held_events", "verify"]
+__all__ = ["Outcome", "compare", "compare_closed", "finish", "held_events", "held_once", "verify"]
 
 
 @dataclass
@@ -54,23 +54,36 @@ def held_events(data: Path) -> tuple[Counter[int], list[str]]:
     """
     How often the ledger of a stopped server counts each number, and what is not as recorded.
     """
-    held: Counter[int] = Counter()
-    strange: list[str] = []
     ledger = EmbeddedLedger(data / "books" / "default", threads=False)
     try:
-        after = (0, -1)
-        while rows := ledger.scan(after=after, limit=50_000):
-            for row in rows:
-                mantissa, scale = row.event.value
-                shape = shape_of(mantissa)
-                held[mantissa] += 1
-                event = row.event
-                if scale or shape != (event.dimension, event.tenant, event.tags, event.key):
-                    strange.append(f"{row}")
-            after = (rows[-1].position, rows[-1].index)
+        return held_in(ledger)
     finally:
         ledger.close()
+
+
+def held_in(ledger: EmbeddedLedger) -> tuple[Counter[int], list[str]]:
+    """As `held_events`, of a ledger that is open."""
+    held: Counter[int] = Counter()
+    strange: list[str] = []
+    after = (0, -1)
+    while rows := ledger.scan(after=after, limit=50_000):
+        for row in rows:
+            mantissa, scale = row.event.value
+            shape = shape_of(mantissa)
+            held[mantissa] += 1
+            event = row.event
+            if scale or shape != (event.dimension, event.tenant, event.tags, event.key):
+                strange.append(f"{row}")
+        after = (rows[-1].position, rows[-1].index)
     return held, strange
+
+
+def held_once(ledger: EmbeddedLedger) -> set[int]:
+    """What a ledger that verifies holds; fails if it does not, or holds anything twice."""
+    assert list(ledger.verify()) == []
+    held, strange = held_in(ledger)
+    assert (set(held.values()), strange) == ({1}, [])
+    return set(held)
 
 
 def compare(
@@ -91,26 +104,33 @@ def compare(
     """
     sums = _sums(server)
     server.stop()
-    outcome = compare_closed(returned, server.data, kills=kills, begun=begun)
-    if sums != _expected_sums(held_events(server.data)[0]):
-        outcome.strange.append(f"the server's sums are {sums}")
-    return outcome
+    held, strange = held_events(server.data)
+    if sums != _expected_sums(held):
+        strange.append(f"the server's sums are {sums}")
+    return _outcome(set(returned), held, strange, kills=kills, begun=begun)
 
 
-def compare_closed(
-    returned: Iterable[int], data: Path, *, kills: int, begun: Iterable[int] | None = None
-) -> Outcome:
+def compare_closed(returned: Iterable[int], data: Path, *, kills: int) -> Outcome:
     """As `compare`, with the directory of a ledger that nobody has open."""
-    promised = set(returned)
-    held, strange = held_events(data)
-    strange += [f"{n} was never recorded" for n in _never_begun(begun or promised, held)]
+    return _outcome(set(returned), *held_events(data), kills=kills, begun=None)
+
+
+def _outcome(
+    promised: set[int],
+    held: Counter[int],
+    strange: list[str],
+    *,
+    kills: int,
+    begun: Iterable[int] | None,
+) -> Outcome:
+    invented = [f"{n} was never recorded" for n in _never_begun(begun or promised, held)]
     return Outcome(
         kills=kills,
         returned=len(promised),
         held=len(held),
         lost=sorted(promised - held.keys()),
         doubled=sorted(n for n, times in held.items() if times > 1),
-        strange=strange,
+        strange=strange + invented,
     )
 
 

@@ -17,12 +17,6 @@ from typing import Self
 __all__ = ["Job", "Zygote"]
 
 _ROOT = Path(__file__).parents[2]
-_PROGRAM = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from tests.crash.zygote import main
-main()
-"""
 
 
 class Zygote:
@@ -36,7 +30,10 @@ class Zygote:
     def __init__(self, *modules: str) -> None:
         self._job: Job | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(_ROOT), *modules],
+            # A program that is a file: DuckDB takes any other for a person at a terminal, and
+            # draws on stdout how far it has come once a statement takes two seconds.
+            [sys.executable, "-m", "tests.crash.zygote", *modules],
+            cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -99,7 +96,7 @@ class Job:
         self.code: int | None = None
         self.killed_at: int | None = None
 
-    def hear(self, word: str) -> str | None:
+    def hear(self, word: str | None) -> str | None:
         """Wait until it says *word*; what follows the word, or None if it died before."""
         while self.code is None:
             first, _, rest = self._zygote.line().partition(" ")
@@ -124,7 +121,7 @@ class Job:
 
     def wait(self) -> int:
         """Wait until it and its children are gone; its exit code."""
-        self.hear("")
+        self.hear(None)
         if self.code is None:
             raise RuntimeError("no exit code")
         return self.code

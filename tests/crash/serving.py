@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from tallybook import Meter
 from tallybook.clock import SystemClock, SystemIds
 from tallybook.transport import Response
 from tallybook.wire import encode_answer, read_request
@@ -24,9 +27,9 @@ from tests.crash.zygote import await_start, say
 __all__ = [
     "COMPACTION",
     "ForkedServer",
-    "LedgerTransport",
     "backup_once",
     "compact_once",
+    "meter_into",
     "restore_once",
     "seal_once",
     "serve",
@@ -122,6 +125,19 @@ class LedgerTransport:
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+@contextmanager
+def meter_into(ledger: EmbeddedLedger, queue: Path) -> Generator[Meter]:
+    """A Meter whose flush puts events straight into a ledger of this process."""
+    with Meter(
+        "crash",
+        directory=queue,
+        endpoint="http://127.0.0.1:1",
+        transport=LedgerTransport(ledger),
+        threads=False,
+    ) as meter:
+        yield meter
 
 
 def backup_once(*, data: str, target: str) -> None:

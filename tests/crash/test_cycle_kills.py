@@ -13,7 +13,7 @@ from tests.crash.draining import Drainer
 from tests.crash.events import STREAM_EVENTS, returned
 from tests.crash.jobs import one_adoption, one_cycle, record_and_die, record_by_places
 from tests.crash.processes import Job, Zygote
-from tests.crash.tracing import Point, Strace, points_of
+from tests.crash.tracing import Doom, Point, Strace
 
 short_or_whole = pytest.mark.parametrize(
     "stride",
@@ -49,12 +49,12 @@ class Runs:
 
     def trace(self, job: Job, point: Point | None) -> list[Point]:
         """Let a job run to its end, or be killed at *point*: without one, all that it has."""
-        output = None if point else self._folder / "calls"
         job.hear("ready")
-        with Strace(job.pid, output=output, kill_at=point):
+        traced = Doom(job.pid, point) if point else Strace(job.pid, self._folder / "calls")
+        with traced:
             job.begin()
             assert job.wait() in (0, -9)
-        return points_of(output, [job.pid]) if output else []
+        return traced.points() if isinstance(traced, Strace) else []
 
     def drain(self, directory: Path) -> None:
         """Drain what is left in a directory; then no file is left but what is meant to stay."""

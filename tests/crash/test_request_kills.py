@@ -15,19 +15,18 @@ from tests.crash.draining import HastyIds
 from tests.crash.events import STREAM_EVENTS, record
 from tests.crash.processes import Zygote
 from tests.crash.serving import ForkedServer
-from tests.crash.tracing import Point, Strace, points_of, threads_of
+from tests.crash.tracing import Doom, Point, Strace
 
 _ATTEMPTS_MAX = 100
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ForkedServer]:
-    """A server of a zygote of its own."""
-    with Zygote("tests.crash.serving") as zygote:
-        process = ForkedServer(zygote, tmp_path / "data")
-        process.start()
-        yield process
-        process.kill()
+def server(server_zygote: Zygote, tmp_path: Path) -> Iterator[ForkedServer]:
+    """A server that is quick to start again."""
+    process = ForkedServer(server_zygote, tmp_path / "data")
+    process.start()
+    yield process
+    process.kill()
 
 
 class Sender:
@@ -64,16 +63,15 @@ class Sender:
 
     def points(self, folder: Path) -> list[Point]:
         """Every call of every thread of the server during one request."""
-        threads = threads_of(self._server.pid)
         self.record()
-        with Strace(self._server.pid, output=folder / "calls"):
+        with Strace(self._server.pid, folder / "calls") as traced:
             assert self.attempt()
-        return points_of(folder / "calls", threads)
+        return traced.points()
 
     def survive(self, point: Point) -> bool:
         """One event, with the server killed at *point*; whether it was."""
         self.record()
-        with Strace(threads_of(self._server.pid)[point.thread], kill_at=point):
+        with Doom(self._server.pid, point):
             answered = self.attempt()
         if self._server.alive():
             assert answered, point

@@ -1,39 +1,35 @@
 """
-strace: count the system calls of one thread, or kill its process at the k-th call of a name.
+Find every system call of a process with strace, and kill it before one of them.
 
 The process is dead *before* the call does anything, so a kill at every call is a kill between
-any two of them. What a process stores into mapped memory is no call: see test_line_kills.
+any two of them. What a process stores into mapped memory is no call: see test_cycle_kills.
+
+A call is known by its name and by how many of that name came before it in its process, in
+whichever thread: which of DuckDB's threads does what is different each time.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.crash import killer
 from tests.crash.processes import Job
 
-__all__ = [
-    "Point",
-    "Strace",
-    "counted",
-    "kill_at",
-    "points_in",
-    "points_of",
-    "refusal",
-    "threads_of",
-]
+__all__ = ["Doom", "Point", "Strace", "kill_at", "points_in", "refusal"]
 
 # Files by name, files and sockets by descriptor, sockets.
 _CLASSES = "%file,%desc,%network"
+_CALL = re.compile(r"\[ *(\d+)\] (\w+)\(")
 
 
 class Point(NamedTuple):
@@ -41,46 +37,33 @@ class Point(NamedTuple):
     A place to kill at.
 
     Attributes:
-        thread: The thread's place among those of its process.
         call: The system call's name.
-        number: The how-manieth of that name in that thread, from 1.
+        code: Its number on this machine.
+        nth: Which of that name in its process, from 1.
     """
 
-    thread: int
     call: str
-    number: int
+    code: int
+    nth: int
 
     def __str__(self) -> str:
-        return f"thread {self.thread}, {self.call} {self.number}"
+        return f"{self.call} {self.nth}"
 
 
-class Strace:
-    """
-    strace attached to one thread, or to a whole process.
+class _Attached:
+    """A program that traces a process, from when it says so."""
 
-    Args:
-        pid: The thread.
-        output: With it, every call is written to ``<output>.<thread>``, also of other threads.
-        kill_at: With it, the process is killed there.
-    """
-
-    def __init__(
-        self, pid: int, *, output: Path | None = None, kill_at: Point | None = None
-    ) -> None:
-        command = ["strace", "-p", str(pid)]
-        if output is not None:
-            command += ["-f", "-ff", "-o", str(output), "-e", f"trace={_CLASSES}"]
-        if kill_at is not None:
-            inject = f"{kill_at.call}:signal=SIGKILL:when={kill_at.number}"
-            command += ["-o", os.devnull, "-e", f"trace={kill_at.call}", "-e", f"inject={inject}"]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.said = ""
-        while " attached" not in self.said:
-            line = self._process.stderr.readline() if self._process.stderr else ""
-            self.said += line
+    def __init__(self, command: Sequence[str], word: str) -> None:
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._said = ""
+        while word not in self._said:
+            line = self._process.stdout.readline() if self._process.stdout else ""
+            self._said += line
             if not line:
-                self.__exit__(None, None, None)
-                raise RuntimeError(f"strace: {self.said}")
+                self._end()
+                raise RuntimeError(f"{command[0]}: {self._said}")
 
     def __enter__(self) -> Self:
         return self
@@ -91,11 +74,50 @@ class Strace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
+            self._process.terminate()
         self._process.wait(30)
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+class Strace(_Attached):
+    """
+    strace, attached to every thread of a process that there is and will be.
+
+    Args:
+        pid: The process.
+        output: Every call is written to ``<output>.<thread>``.
+    """
+
+    def __init__(self, pid: int, output: Path) -> None:
+        options = ["-f", "-ff", "-n", "-o", str(output), "-e", f"trace={_CLASSES}"]
+        super().__init__(["strace", "-p", str(pid), *options], " attached")
+        self._output = output
+
+    def points(self) -> list[Point]:
+        """Every call that was made, as a place to kill at; for when nothing is traced any more."""
+        found: Counter[tuple[str, int]] = Counter()
+        for path in self._output.parent.glob(f"{self._output.name}.*"):
+            for line in path.read_text(errors="replace").splitlines():
+                if match := _CALL.match(line):
+                    found[match[2], int(match[1])] += 1
+        return [
+            Point(call, code, nth)
+            for (call, code), times in sorted(found.items())
+            for nth in range(1, times + 1)
+        ]
+
+
+class Doom(_Attached):
+    """A process that is killed at a point; if it does not come there, it is let go."""
+
+    def __init__(self, pid: int, point: Point) -> None:
+        program = [sys.executable, "-I", "-S", str(killer.__file__)]
+        super().__init__([*program, str(pid), str(point.code), str(point.nth)], "attached")
 
 
 def refusal() -> str | None:
@@ -104,7 +126,7 @@ def refusal() -> str | None:
         return "strace is not installed"
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
-        with Strace(sleeper.pid):
+        with Doom(sleeper.pid, Point("none", -1, 1)):
             return None
     except RuntimeError as error:
         return f"this process may not trace another: {error}"
@@ -113,45 +135,22 @@ def refusal() -> str | None:
         sleeper.wait()
 
 
-def threads_of(pid: int) -> list[int]:
-    """The threads of a process, in the order in which they began."""
-    return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
-
-
-def counted(output: Path, thread: int) -> Counter[str]:
-    """How often a thread made each call."""
-    path = output.with_name(f"{output.name}.{thread}")
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return Counter(match[1] for line in lines if (match := re.match(r"(\w+)\(", line)))
-
-
-def points_of(output: Path, threads: list[int]) -> list[Point]:
-    """Every call of these threads, as a place to kill at."""
-    return [
-        Point(place, call, number)
-        for place, thread in enumerate(threads)
-        for call, times in sorted(counted(output, thread).items())
-        for number in range(1, times + 1)
-    ]
-
-
 def points_in(start: Callable[[], Job], output: Path) -> list[Point]:
     """Every call of every thread of a job, from where it is told to begin to its end."""
     job = start()
     job.hear("ready")
-    threads = threads_of(job.pid)
-    with Strace(job.pid, output=output):
+    with Strace(job.pid, output) as traced:
         job.begin()
         assert job.wait() == 0
-    return points_of(output, threads)
+    return traced.points()
 
 
 def kill_at(start: Callable[[], Job], point: Point) -> bool:
-    """Whether the job was killed there; which of DuckDB's threads does what may differ."""
+    """Whether the job was killed there, and not at its end before."""
     job = start()
     job.hear("ready")
-    with Strace(threads_of(job.pid)[point.thread], kill_at=point):
+    with Doom(job.pid, point):
         job.begin()
         code = job.wait()
-    assert code in (0, -9), point
-    return code == -9
+    assert code in (0, -signal.SIGKILL), point
+    return code == -signal.SIGKILL

@@ -30,7 +30,7 @@ def main() -> None:
     """Do jobs until stdin ends."""
     # Imported before the first fork, for the time that it takes; a client imports more.
     httpx.Client().close()
-    for name in sys.argv[2:]:
+    for name in sys.argv[1:]:
         import_module(name)
     # A child sees the signal that starts it even if it comes before the child waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {START})
@@ -76,3 +76,7 @@ def await_start() -> None:
     """Wait for the test's signal: from here on a job is traced, and may be killed."""
     say("ready")
     signal.sigwait({START})
+
+
+if __name__ == "__main__":
+    main()

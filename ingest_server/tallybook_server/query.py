@@ -116,16 +116,16 @@ class _Engine:
     def compute(self, one: Pass, tiling: Tiling) -> Figures:
         """The figures of one pass, over the windows of *tiling*."""
         query = self._query
-        # A level is what was reported last, however long ago.
-        start = None if one.how.aggregation == "time_weighted" else tiling.start
         scope = Scope(
-            one.dimensions, query.tenants, query.filters, start, tiling.end, self._position
+            one.dimensions, query.tenants, query.filters, tiling.start, tiling.end, self._position
         )
-        selection = select(self._snapshot, scope, self._tables.has_wides)
-        self._selections.append(selection)
+        selection, history = self._select(scope), None
+        if one.how.aggregation == "time_weighted" and tiling.start is not None:
+            # A level is what was reported last, however long ago.
+            history = self._select(scope._replace(start=None, end=tiling.start))
         with self._tables.cursor() as cursor:
             reading = Reading(
-                cursor, self._directory, selection, tiling, query.by_tenant, query.by_tags
+                cursor, self._directory, selection, tiling, query.by_tenant, query.by_tags, history
             )
             figures = compute(reading, one.how)
         if one.how.aggregation == "sum":
@@ -141,6 +141,11 @@ class _Engine:
         if not one.first:
             return figures
         return Figures(((group[0] + one.first, *group[1:]), figures[group]) for group in figures)
+
+    def _select(self, scope: Scope) -> Selection:
+        selection = select(self._snapshot, scope, self._tables.has_wides)
+        self._selections.append(selection)
+        return selection
 
     def explanation(self) -> Explanation:
         """What was read so far."""

@@ -56,7 +56,10 @@ def crash(session: nox.Session) -> None:
 def prove(session: nox.Session) -> None:
     """Compare answers with slow, plain definitions of them, over everything there is."""
     install_wheel(session, "server", "test")
-    session.run("pytest", "-m", "prove", *session.posargs)
+    # Its tests are shards of many minutes in all, none of which knows of another: one process
+    # per core, and a process that is done takes over what waits for others.
+    shards = ("-n", "logical", "--dist", "worksteal")
+    session.run("pytest", "-m", "prove", *shards, *session.posargs)
 
 
 @nox.session

@@ -26,10 +26,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+
 from tallybook_server.book import sync_directory, sync_file
 from tallybook_server.compaction import Policy, choose, choose_months
+from tallybook_server.limits import COMPACTION_MEMORY_BYTES
 from tallybook_server.merge import Extent, Merge, Piece
 from tallybook_server.segment import WRITING_PREFIX, Segment, merged_name
+from tallybook_server.tables import open_database
 from tallybook_server.writer import Writer
 
 __all__ = ["Compacting", "Compactor"]
@@ -70,6 +74,7 @@ class Compactor:
         self._policy = policy
         self._seen: tuple[Segment, ...] = ()
         self._unsure: list[Segment] = []
+        self._database: duckdb.DuckDBPyConnection | None = None
 
     def step(self, pause: Callable[[], None] = lambda: None) -> bool:
         """
@@ -90,17 +95,39 @@ class Compactor:
         self.sweep()
         compacting = self.begin()
         if compacting is None:
+            self.close()
             return False
         try:
             outputs = self.write(compacting, pause)
             self.install(outputs)
         except BaseException:
+            self.close()
             for path in self._directory.glob(f"{WRITING_PREFIX}*-{compacting.head:016d}-*"):
                 path.unlink()
             raise
         entered = self.enter(compacting, outputs)
         self.sweep()
         return entered
+
+    def close(self) -> None:
+        """Let go of the memory. Idempotent; another step takes it again."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        """
+        The DuckDB of this chain of merges.
+
+        A merge often makes the next one possible. To open a DuckDB takes as long as a small
+        merge (30 ms), and one that nobody uses keeps memory: so there is one from the first
+        merge to the last.
+        """
+        if self._database is None:
+            self._database = open_database(
+                self._directory, self._spill, memory_bytes=COMPACTION_MEMORY_BYTES, threads=1
+            )
+        return self._database
 
     # -- the stages ------------------------------------------------------------------------
 
@@ -128,16 +155,13 @@ class Compactor:
         inputs = compacting.inputs
         level = max(one.level for one in inputs) + 1
         first, last = min(one.first for one in inputs), max(one.last for one in inputs)
-        merge = Merge(self._directory, self._spill, inputs, pause)
+        merge = Merge(self._opened(), self._directory, inputs, pause)
         outputs: list[Segment] = []
-        try:
-            for piece in self._pieces(merge.survey()):
-                name = merged_name(first, last, compacting.head, piece.month)
-                path = self._temporary(name)
-                path.unlink(missing_ok=True)  # DuckDB would write to a third name first.
-                outputs.append(merge.write(piece, path, name=name, level=level))
-        finally:
-            merge.close()
+        for piece in self._pieces(merge.survey()):
+            name = merged_name(first, last, compacting.head, piece.month)
+            path = self._temporary(name)
+            path.unlink(missing_ok=True)  # DuckDB would write to a third name first.
+            outputs.append(merge.write(piece, path, name=name, level=level))
         return tuple(outputs)
 
     def _pieces(self, extents: dict[int, Extent]) -> list[Piece]:

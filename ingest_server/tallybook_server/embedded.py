@@ -472,6 +472,7 @@ class EmbeddedLedger:
         self._due.set()
         if self._sealing is not None:
             self._sealing.join()
+        self.compactor.close()
         self.writer.close()
         self.tables.close()
         self._book.close()

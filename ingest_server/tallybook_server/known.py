@@ -1,9 +1,13 @@
 """
 Which dimensions there are: those that were declared, and those of which anything was recorded.
+
+Most questions are about what was sealed long ago, and the manifest knows that. What is not
+in it needs a search only if it is not in the answer either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tallybook_server.catalogue import UnknownDimension
@@ -12,11 +16,11 @@ from tallybook_server.snapshot import Snapshot
 from tallybook_server.source import Source, Values
 from tallybook_server.tables import Tables
 
-__all__ = ["check_known"]
+__all__ = ["check_known", "check_recorded", "undeclared"]
 
 
 def check_known(
-    tables: Tables, directory: Path, snapshot: Snapshot, position: int, names: tuple[str, ...]
+    tables: Tables, directory: Path, snapshot: Snapshot, position: int, names: Iterable[str]
 ) -> None:
     """
     See that at *position* there was each of the dimensions *names*.
@@ -31,16 +35,34 @@ def check_known(
     Raises:
         UnknownDimension: Of the first one that there was not.
     """
+    check_recorded(tables, directory, snapshot, position, undeclared(snapshot, position, names))
+
+
+def undeclared(snapshot: Snapshot, position: int, names: Iterable[str]) -> list[str]:
+    """Those of *names* that at *position* neither a declaration nor a segment tells of."""
     sealed = {
         name
         for segment in snapshot.segments
         if segment.last <= position
         for name in segment.dimensions
     }
+    return [
+        name
+        for name in names
+        if name not in sealed and not snapshot.catalogue.history(name, position)
+    ]
+
+
+def check_recorded(
+    tables: Tables, directory: Path, snapshot: Snapshot, position: int, names: Iterable[str]
+) -> None:
+    """
+    See that by *position* something was recorded of each of *names*, which are `undeclared`.
+
+    Raises:
+        UnknownDimension: Of the first one of which nothing was.
+    """
     for name in names:
-        # What costs least first: most questions are about what was sealed long ago.
-        if name in sealed or snapshot.catalogue.history(name, position):
-            continue
         if not _recorded(tables, directory, snapshot, position, name):
             raise UnknownDimension(name, tables.dimensions(snapshot))
 

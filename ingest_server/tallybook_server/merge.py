@@ -10,8 +10,8 @@ and one thread: 9 s and 0.2 GB; one sort of all of them: 9 s and 1 GB, or 29 s w
 0.25 GB.)
 
 Nothing else has these events: their blocks have left the journal. So what was written
-is read again, and must have the same rows as the inputs: their number, the sum of the
-mantissas per scale, and the sum of a hash over each whole row.
+is read again, and must have the same rows as the inputs: per month and scale their number,
+the sum of the mantissas, and the sum of a hash over each whole row.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import duckdb
 
 from tallybook.errors import InvariantBroken
 from tallybook_server.arrow import Results, streamed
 from tallybook_server.compaction import month_edges
-from tallybook_server.limits import COMPACTION_MEMORY_BYTES, COMPACTION_RUN_BYTES
+from tallybook_server.limits import COMPACTION_RUN_BYTES
 from tallybook_server.segment import (
     Segment,
     choose_columns,
@@ -37,31 +37,56 @@ from tallybook_server.segment import (
     quoted,
     tag_value,
 )
-from tallybook_server.tables import open_database
 
 __all__ = ["Extent", "Merge", "Piece"]
+
+
+class Fingerprint(NamedTuple):
+    """
+    What two sets of the same rows have in common, and others do not.
+
+    Attributes:
+        rows: How many.
+        total: Of their mantissas.
+        first: Their first time.
+        last: Their last time.
+        wides: How many have a value beyond 63 bits.
+        hashes: The sum of a hash over all that each of them says.
+    """
+
+    rows: int
+    total: int
+    first: int
+    last: int
+    wides: int
+    hashes: int
 
 
 @dataclass(slots=True)
 class Extent:
     """
-    How much there is of something.
+    How much there is of some months, and what it is to be known by.
 
     Attributes:
         rows: Events.
         text_bytes: Of all their texts.
         uses: How often each tag key is used.
+        fingerprints: By month and scale.
     """
 
     rows: int = 0
     text_bytes: int = 0
     uses: Counter[str] = field(default_factory=Counter[str])
+    fingerprints: dict[tuple[int, int], Fingerprint] = field(
+        default_factory=dict[tuple[int, int], Fingerprint]
+    )
 
     def add(self, other: Extent) -> None:
-        """Have what the *other* has, too."""
+        """Have what the *other* has, of other months, too."""
         self.rows += other.rows
         self.text_bytes += other.text_bytes
         self.uses += other.uses
+        self.fingerprints |= other.fingerprints
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +110,19 @@ class Merge:
 
     def __init__(
         self,
+        database: duckdb.DuckDBPyConnection,
         directory: Path,
-        spill: Path,
         inputs: Sequence[Segment],
         pause: Callable[[], None],
         *,
         run_bytes: int = COMPACTION_RUN_BYTES,
     ) -> None:
         """
-        Open a DuckDB for it.
+        Read nothing yet.
 
         Args:
+            database: A DuckDB of one thread, which nobody else uses meanwhile.
             directory: Of the segments.
-            spill: Where it may write what does not fit into memory.
             inputs: At least one.
             pause: Called before each run; what it raises ends the work.
             run_bytes: How much is sorted at one time.
@@ -106,12 +131,8 @@ class Merge:
         self._inputs = inputs
         self._pause = pause
         self._run_bytes = run_bytes
-        self._db = open_database(directory, spill, memory_bytes=COMPACTION_MEMORY_BYTES, threads=1)
+        self._db = database
         self._failure: BaseException | None = None
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._db.close()
 
     # -- look ------------------------------------------------------------------------------
 
@@ -149,6 +170,10 @@ class Merge:
             found[month] = Extent(rows, size, used)
         for month, key, n in self._uses_in_maps():
             found[month].uses[key] += n
+        # Of the inputs as they are, and not of what is made of them to be written.
+        files = (_said(self._file(one), one.tags, one.more) for one in self._inputs)
+        for (month, scale), fingerprint in self._fingerprints(files).items():
+            found[month].fingerprints[month, scale] = fingerprint
         self._check_rows(sum(extent.rows for extent in found.values()))
         return found
 
@@ -194,18 +219,13 @@ class Merge:
         tags, more = choose_columns(piece.extent.uses.items())
         written = self._copy(self._rows(piece, tags, more), piece, path)
         file = f"read_parquet({quoted(str(path))})"
-        # Of the inputs as they are, and not of what was made of them to be written.
-        where = _of_months(piece)
-        before = self._fingerprint(
-            _said(self._file(one), one.tags, one.more, where) for one in self._inputs
-        )
-        after = self._fingerprint([_said(file, tags, more)])
-        count = sum(row[1] for row in after)
+        before = piece.extent.fingerprints
+        after = self._fingerprints([_said(file, tags, more)])
+        count = sum(one.rows for one in after.values())
         if before != after or not count == written == piece.extent.rows:
             raise InvariantBroken(
-                f"{name}: {written} rows were written that should be {piece.extent.rows}; read "
-                f"again they are {after}, expected {before} (scale, rows, sum, first and last "
-                "time, wide values, hash); it was thrown away"
+                f"{name}: {written} rows were written that should be {piece.extent.rows}; by month "
+                f"and scale they are {after}, expected {before}; it was thrown away"
             )
         dimensions = self._db.execute(
             f"SELECT DISTINCT dimension FROM {file} ORDER BY 1"
@@ -218,9 +238,9 @@ class Merge:
             rows=count,
             first=min(one.first for one in self._inputs),
             last=max(one.last for one in self._inputs),
-            time_min=min((row[3] for row in after), default=None),
-            time_max=max((row[4] for row in after), default=None),
-            wides=sum(row[5] for row in after),
+            time_min=min((one.first for one in after.values()), default=None),
+            time_max=max((one.last for one in after.values()), default=None),
+            wides=sum(one.wides for one in after.values()),
             tags=tags,
             more=more,
             dimensions=tuple(dimension for (dimension,) in dimensions),
@@ -304,14 +324,15 @@ class Merge:
     def _file(self, segment: Segment) -> str:
         return f"read_parquet({quoted(str(self._directory / segment.name))})"
 
-    def _fingerprint(self, selects: Iterable[str]) -> list[tuple[Any, ...]]:
-        """What two sets of the same rows have in common, per scale, and others do not."""
+    def _fingerprints(self, selects: Iterable[str]) -> dict[tuple[int, int], Fingerprint]:
+        """What the rows are to be known by, per month and scale."""
         columns = ", ".join((*_FIXED, "tags"))
-        return self._db.execute(
-            'SELECT scale, count(*), sum("value")::HUGEINT, min("time"), max("time"), count(wide), '
-            f"sum(hash({columns}))::HUGEINT FROM ({' UNION ALL '.join(selects)}) "
-            "GROUP BY scale ORDER BY scale"
+        rows = self._db.execute(
+            f'SELECT {_MONTH} AS month, scale, count(*), coalesce(sum("value"), 0)::HUGEINT, '
+            f'min("time"), max("time"), count(wide), sum(hash({columns}))::HUGEINT '
+            f"FROM ({' UNION ALL '.join(selects)}) GROUP BY month, scale"
         ).fetchall()
+        return {(month, scale): Fingerprint(*what) for month, scale, *what in rows}
 
 
 # -- SQL -----------------------------------------------------------------------------------
@@ -380,7 +401,7 @@ def _map(segment: Segment, more: tuple[str, ...]) -> str:
     return f"map_from_entries(flatten([{', '.join(lists)}])) AS more_tags"
 
 
-def _said(file: str, tags: Sequence[str], more: Sequence[str], where: str = "") -> str:
+def _said(file: str, tags: Sequence[str], more: Sequence[str]) -> str:
     """Everything that the rows of a file say, the same whichever tags have columns in it."""
     lists = ["[]::STRUCT(key VARCHAR, value VARCHAR)[]"]
     for key in tags:
@@ -389,8 +410,7 @@ def _said(file: str, tags: Sequence[str], more: Sequence[str], where: str = "") 
     if more:
         lists.append("map_entries(more_tags)")
     return (
-        f"SELECT {', '.join(_FIXED)}, list_sort(flatten([{', '.join(lists)}])) AS tags "
-        f"FROM {file}{where}"
+        f"SELECT {', '.join(_FIXED)}, list_sort(flatten([{', '.join(lists)}])) AS tags FROM {file}"
     )
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tallybook.errors import TallybookError
 from tallybook_server.adjusting import adjust
 from tallybook_server.aggregates import compute
 from tallybook_server.answer import fill, page
 from tallybook_server.explaining import explain
 from tallybook_server.figure import Figures
-from tallybook_server.known import check_known
+from tallybook_server.known import check_recorded, undeclared
 from tallybook_server.plan import Pass, plan
 from tallybook_server.question import AppliedRule, Explanation, UsageQuery, UsageRow
 from tallybook_server.reading import Reading
@@ -70,14 +71,23 @@ def aggregate(tables: Tables, directory: Path, snapshot: Snapshot, query: UsageQ
     tables.load(snapshot.tail)
     position = snapshot.position if query.as_of is None else query.as_of.n
     tiling = tile(query)
-    check_known(tables, directory, snapshot, position, query.dimensions)
-    passes, rules = plan(query, tiling, snapshot.catalogue, position)
+    doubtful = undeclared(snapshot, position, query.dimensions)
+    try:
+        passes, rules = plan(query, tiling, snapshot.catalogue, position)
+    except TallybookError:
+        # Of a dimension that is not there, nothing else is to be said.
+        check_recorded(tables, directory, snapshot, position, doubtful)
+        raise
     engine = _Engine(tables, directory, snapshot, query, position)
     figures = Figures()
     for one in passes:
         found = engine.compute(one, tiling.part(one.first, one.behind))
         figures.check_room(len(found))
         figures.update(found)
+    if doubtful:
+        found_of = {dimension for _, dimension, _, _ in figures}
+        missing = (name for name in doubtful if name not in found_of)
+        check_recorded(tables, directory, snapshot, position, missing)
     if query.fill and query.window != "none":
         fill(figures, query, passes)
     rows, events, more = page(figures, query, tiling)
@@ -106,16 +116,16 @@ class _Engine:
     def compute(self, one: Pass, tiling: Tiling) -> Figures:
         """The figures of one pass, over the windows of *tiling*."""
         query = self._query
-        # A level is what was reported last, however long ago.
-        start = None if one.how.aggregation == "time_weighted" else tiling.start
         scope = Scope(
-            one.dimensions, query.tenants, query.filters, start, tiling.end, self._position
+            one.dimensions, query.tenants, query.filters, tiling.start, tiling.end, self._position
         )
-        selection = select(self._snapshot, scope, self._tables.has_wides)
-        self._selections.append(selection)
+        selection, history = self._select(scope), None
+        if one.how.aggregation == "time_weighted" and tiling.start is not None:
+            # A level is what was reported last, however long ago.
+            history = self._select(scope._replace(start=None, end=tiling.start))
         with self._tables.cursor() as cursor:
             reading = Reading(
-                cursor, self._directory, selection, tiling, query.by_tenant, query.by_tags
+                cursor, self._directory, selection, tiling, query.by_tenant, query.by_tags, history
             )
             figures = compute(reading, one.how)
         if one.how.aggregation == "sum":
@@ -131,6 +141,11 @@ class _Engine:
         if not one.first:
             return figures
         return Figures(((group[0] + one.first, *group[1:]), figures[group]) for group in figures)
+
+    def _select(self, scope: Scope) -> Selection:
+        selection = select(self._snapshot, scope, self._tables.has_wides)
+        self._selections.append(selection)
+        return selection
 
     def explanation(self) -> Explanation:
         """What was read so far."""

@@ -35,6 +35,7 @@ class Reading(NamedTuple):
         tiling: The windows of the pass.
         by_tenant: One group per tenant.
         by_tags: One group per combination of these tags' values.
+        history: Where the events before the tiling are, for who needs them.
     """
 
     cursor: duckdb.DuckDBPyConnection
@@ -43,6 +44,7 @@ class Reading(NamedTuple):
     tiling: Tiling
     by_tenant: bool
     by_tags: tuple[str, ...]
+    history: Selection | None = None
 
     @property
     def names(self) -> str:
@@ -56,6 +58,7 @@ class Reading(NamedTuple):
         number: Number = "none",
         extra: tuple[str, ...] = (),
         series: bool = False,
+        selection: Selection | None = None,
     ) -> str | None:
         """
         The SQL of the events, as `Source` reads them; None: there is nothing to be read.
@@ -65,9 +68,11 @@ class Reading(NamedTuple):
             number: Which values.
             extra: Tags beside those that are grouped by; their columns come behind.
             series: Whether the series is wanted.
+            selection: Where the events are, if not within the tiling.
         """
         tags = (*self.by_tags, *extra)
-        source = Source(self.selection, self.directory, tags, number=number, series=series)
+        where = selection or self.selection
+        source = Source(where, self.directory, tags, number=number, series=series)
         source.register(self.cursor)
         return source.sql(values)
 

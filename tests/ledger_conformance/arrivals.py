@@ -26,6 +26,13 @@ class Arrivals:
         self._held: set[tuple[bytes, int]] = set()
         self._taken: set[tuple[str | None, str, str]] = set()
 
+    def copy(self) -> Arrivals:
+        """The same, to go on with apart from this one."""
+        other = Arrivals()
+        other.counted = list(self.counted)
+        other._held, other._taken = set(self._held), set(self._taken)
+        return other
+
     def block(
         self, producer: bytes, first: int, source: str | None, events: Sequence[Event], entry: int
     ) -> list[Counted]:

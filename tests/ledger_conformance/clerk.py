@@ -103,13 +103,21 @@ class Clerk:
     # -- life --------------------------------------------------------------------------------
 
     def pass_through(self, life: str) -> None:
-        """``nothing``, ``maintain``, ``reopen``, or several of them."""
+        """``nothing``, ``maintain``, ``reopen``, ``restore``, or several of them."""
         for step in life.split():
             if step == "maintain":
                 self.subject.maintain()
             elif step == "reopen":
                 self.subject.reopen()
+            elif step == "restore":
+                self._restore()
+
+    def _restore(self) -> None:
+        """Go on with a ledger that is made of a backup of this one."""
+        self.subject.back_up()
+        left, self.subject = self.subject, self.subject.restore()
+        left.dispose()
 
 
-LIVES = ("nothing", "maintain", "maintain reopen")
+LIVES = ("nothing", "maintain", "maintain reopen", "maintain restore")
 """What may happen to a ledger between two questions."""

@@ -16,12 +16,12 @@ from tests.ledger_conformance.engines import ENGINES
 @pytest.fixture(params=sorted(ENGINES))
 def clerk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Clerk]:
     """A new, empty ledger with somebody at its desk."""
-    subject = ENGINES[request.param](tmp_path / "book")
+    clerk = Clerk(ENGINES[request.param](tmp_path / "book"))
     try:
-        yield Clerk(subject)
-        assert list(subject.ledger.verify()) == []
+        yield clerk
+        assert list(clerk.ledger.verify()) == []
     finally:
-        subject.dispose()
+        clerk.subject.dispose()
 
 
 @pytest.fixture(params=LIVES)

@@ -8,7 +8,9 @@ in this folder knows what a ledger is made of.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +18,7 @@ from tallybook.testing import FakeClock, FakeIds
 from tallybook_server.compaction import Policy
 from tallybook_server.embedded import EmbeddedLedger
 from tallybook_server.ledger import Ledger
+from tallybook_server.restore import Restore
 
 BEGUN_NS: Final = 1_893_456_000_000_000_000
 """When each ledger begins: in 2030, later than every event that the suite delivers."""
@@ -27,9 +30,12 @@ class Subject(Protocol):
 
     Attributes:
         clock: What the ledger takes the time from.
+        happened: What was done to it so far, and to those before it, by name: so that a run can
+            say what it was made of.
     """
 
     clock: FakeClock
+    happened: Counter[str]
 
     @property
     def ledger(self) -> Ledger:
@@ -44,13 +50,22 @@ class Subject(Protocol):
         """Close the ledger and open it again, as a new process does."""
         ...
 
+    def back_up(self) -> None:
+        """Back it up, over the backup before."""
+        ...
+
+    def restore(self) -> Subject:
+        """A ledger made of the last backup, beside this one, as on another machine."""
+        ...
+
     def dispose(self) -> None:
-        """Close it, and leave nothing behind."""
+        """Close it, and leave nothing behind once none is left of those made of its backups."""
         ...
 
 
-# Two segments are enough to be merged, and one row of a month to be a segment.
-_EAGER: Final = Policy(fan_in=2, rows_min=1)
+# Four segments are enough to be merged, and two rows of a month to be a segment; what is of
+# more than two months waits together. So each kind of segment is there, and no merge is long.
+_EAGER: Final = Policy(fan_in=4, rows_min=2, months_max=2)
 _MERGED_EVERY: Final = 6
 
 
@@ -59,14 +74,16 @@ class Embedded:
 
     def __init__(self, directory: Path) -> None:
         self.clock = FakeClock(BEGUN_NS)
+        self.happened = Counter[str]()
         self._ids = FakeIds()
         self._directory = directory
-        self._maintained = 0
+        directory.mkdir()
+        self._book = directory / "book-1"
         self._ledger = self._open()
 
     def _open(self) -> EmbeddedLedger:
         return EmbeddedLedger(
-            self._directory, clock=self.clock, ids=self._ids, threads=False, compaction=_EAGER
+            self._book, clock=self.clock, ids=self._ids, threads=False, compaction=_EAGER
         )
 
     @property
@@ -74,19 +91,34 @@ class Embedded:
         return self._ledger
 
     def maintain(self) -> None:
-        self._ledger.sealer.step(force=True)
-        self._maintained += 1
-        # A merge opens a database of its own: each time, it would be two thirds of the suite.
-        while self._maintained % _MERGED_EVERY == 0 and self._ledger.compactor.step():
-            pass
+        self.happened["maintained"] += 1
+        self.happened["sealed"] += self._ledger.sealer.step(force=True)
+        # A merge costs as much as all else in a world: each time, it would be most of the suite.
+        while self.happened["maintained"] % _MERGED_EVERY == 0 and self._ledger.compactor.step():
+            self.happened["merged"] += 1
 
     def reopen(self) -> None:
+        self.happened["reopened"] += 1
         self._ledger.close()
         self._ledger = self._open()
 
+    def back_up(self) -> None:
+        self.happened["backed up"] += 1
+        self._ledger.backup(str(self._directory / "backup"))
+
+    def restore(self) -> Subject:
+        self.happened["restored"] += 1
+        other = copy(self)
+        other._book = self._directory / f"book-{self.happened['restored'] + 1}"
+        Restore(self._directory / "backup", other._book, clock=self.clock, ids=self._ids).make()
+        other._ledger = other._open()
+        return other
+
     def dispose(self) -> None:
         self._ledger.close()
-        shutil.rmtree(self._directory)
+        shutil.rmtree(self._book)
+        if not list(self._directory.glob("book-*")):
+            shutil.rmtree(self._directory)
 
 
 ENGINES: Final[Mapping[str, Callable[[Path], Subject]]] = {"embedded": Embedded}

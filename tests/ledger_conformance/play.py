@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tallybook.errors import TallybookError
 from tallybook.event import Event
-from tallybook_server.catalogue import RuleChanges, UnfitAggregation, UnknownDimension
+from tallybook_server.catalogue import UnknownDimension
 from tallybook_server.correction import Adjustment, Run, Void
 from tallybook_server.ledger import (
     AlreadyVoided,
@@ -23,29 +23,29 @@ from tallybook_server.ledger import (
     UnfitCorrection,
     VoidRequest,
 )
-from tallybook_server.question import (
-    Position,
-    UnanswerableQuestion,
-    Usage,
-    UsageQuery,
-    UsageRow,
-)
+from tallybook_server.question import Position, Usage, UsageQuery
 from tests.ledger_conformance.arrivals import Arrivals
+from tests.ledger_conformance.comparing import REFUSALS, compare, said
 from tests.ledger_conformance.deliveries import block
 from tests.ledger_conformance.engines import Subject
 from tests.ledger_conformance.facts import Counted, Facts, standing
-from tests.ledger_conformance.oracle import answer, is_chosen, refusals
+from tests.ledger_conformance.oracle import is_chosen
 from tests.ledger_conformance.worlds import (
     Adjust,
     Ask,
+    BackUp,
     Blocks,
     Declare,
     Json,
+    Life,
     Maintain,
     Reopen,
+    Restore,
     Slice,
+    Step,
     TakeBack,
     TakeBackAll,
+    Told,
     Undo,
     World,
 )
@@ -60,19 +60,29 @@ class Mark(NamedTuple):
     time: int
 
 
+class Kept(NamedTuple):
+    """What a backup keeps: what had been told, and what had arrived."""
+
+    position: Position
+    facts: Facts
+    arrivals: Arrivals
+
+
 @dataclass(frozen=True)
 class Asked:
     """
     A question, as it was put, and what came back: an answer, or why there is none.
 
     Attributes:
-        step: When it was asked.
-        query: With the position that the answer holds for.
+        happened: How much had happened when it was asked.
+        query: With the position that the answer holds for, or its time.
+        position: What the answer holds for.
         found: The answer.
     """
 
-    step: int
+    happened: int
     query: UsageQuery
+    position: Position
     found: Usage | type[TallybookError]
 
 
@@ -82,10 +92,13 @@ class Player:
 
     Each world has dimensions, producers and a source of its own, told apart by `number`, so
     that many share a ledger: opening one takes longer than playing a world.
+
+    Attributes:
+        subject: The ledger; another one once the world goes on with a restored one.
     """
 
     def __init__(self, subject: Subject, world: World, number: int) -> None:
-        self._subject = subject
+        self.subject = subject
         self._world = world
         self._name = f"w{number}"
         # Far from the ids that the ledger gives itself.
@@ -95,8 +108,9 @@ class Player:
         self._facts = Facts()
         self._marks: list[Mark] = [self._mark()]
         self._asked: list[Asked] = []
+        self._backup: Kept | None = None
         self._ids = 0
-        self._steps = 0
+        self._happened = 0
 
     def play(self) -> None:
         """
@@ -107,26 +121,23 @@ class Player:
         """
         for step in self._world.steps:
             self._take(step)
-            self._steps += 1
-        for asked in self._asked:
-            if asked.step < self._steps - 1:
-                self._ask_again(asked)
+        self._ask_all_again()
 
     # -- steps -------------------------------------------------------------------------------
 
-    def _take(self, step: object) -> None:
+    def _take(self, step: Step) -> None:
         if isinstance(step, Ask):
             self._ask(step)
-        elif isinstance(step, Maintain):
-            self._subject.maintain()
-        elif isinstance(step, Reopen):
-            self._subject.reopen()
-        else:
-            self._subject.clock.advance(1)
+            return
+        self._happened += 1
+        if isinstance(step, Told):
+            self.subject.clock.advance(1)
             self._tell(step)
             self._marks.append(self._mark())
+        else:
+            self._live(step)
 
-    def _tell(self, step: object) -> None:
+    def _tell(self, step: Told) -> None:
         if isinstance(step, Blocks):
             self._blocks(step)
         elif isinstance(step, Json):
@@ -139,11 +150,21 @@ class Player:
             self._take_back_all(step)
         elif isinstance(step, Undo):
             self._undo(step)
-        elif isinstance(step, Declare):
+        else:
             self._declare(step)
 
+    def _live(self, step: Life) -> None:
+        if isinstance(step, Maintain):
+            self.subject.maintain()
+        elif isinstance(step, Reopen):
+            self.subject.reopen()
+        elif isinstance(step, BackUp):
+            self._back_up()
+        else:
+            self._restore(step)
+
     def _mark(self) -> Mark:
-        return Mark(self._subject.ledger.position(), self._subject.clock.time_ns() // 1000)
+        return Mark(self.subject.ledger.position(), self.subject.clock.time_ns() // 1000)
 
     # -- events ------------------------------------------------------------------------------
 
@@ -153,7 +174,7 @@ class Player:
             block(first, events, producer=producer, source=self._name)
             for producer, first, events in blocks
         ]
-        done = self._subject.ledger.append(Delivery(blocks=data)).result(TIMEOUT_SECONDS)
+        done = self.subject.ledger.append(Delivery(blocks=data)).result(TIMEOUT_SECONDS)
         for (producer, first, events), receipt in zip(blocks, done.receipts, strict=True):
             assert receipt.position is not None
             counted = self._arrivals.block(producer, first, self._name, events, receipt.position)
@@ -174,7 +195,7 @@ class Player:
     def _json(self, step: Json) -> None:
         events = [self._mine(one) for one in step.events]
         offered = [OfferedEvent(one, self._name) for one in events]
-        done = self._subject.ledger.append(Delivery(events=offered)).result(TIMEOUT_SECONDS)
+        done = self.subject.ledger.append(Delivery(events=offered)).result(TIMEOUT_SECONDS)
         for index, event in enumerate(events):
             self._arrivals.event(event, self._name, done.position_of[index], index)
         self._count()
@@ -242,7 +263,7 @@ class Player:
         expected = self._facts.refusal(meant)
         done, refused = None, None
         try:
-            done = self._subject.ledger.correct(request).result(TIMEOUT_SECONDS)
+            done = self.subject.ledger.correct(request).result(TIMEOUT_SECONDS)
         except (AlreadyVoided, NothingToVoid, UnfitCorrection, UnknownDimension) as error:
             refused = type(error)
         assert refused is expected, f"{meant} was met by {refused}; expected {expected}"
@@ -259,24 +280,58 @@ class Player:
         place = one.entry, one.place
         if place not in self._identities:
             # Of a JSON event only the ledger knows the identity.
-            (found,) = self._subject.ledger.scan(after=(one.entry, one.place - 1), limit=1)
+            (found,) = self.subject.ledger.scan(after=(one.entry, one.place - 1), limit=1)
             assert (found.position, found.index, found.event) == one
             self._identities[place] = EventId(found.producer, found.sequence)
         return self._identities[place]
 
     def _declare(self, step: Declare) -> None:
         wanted = replace(step.declaration, name=self._dimension(step.declaration.name))
-        done = self._subject.ledger.declare(wanted).result(TIMEOUT_SECONDS)
+        done = self.subject.ledger.declare(wanted).result(TIMEOUT_SECONDS)
         assert replace(done, position=0) == wanted
         if done not in self._facts.declarations:
             self._facts = replace(self._facts, declarations=(*self._facts.declarations, done))
+
+    # -- backups -----------------------------------------------------------------------------
+
+    def _back_up(self) -> Kept:
+        self.subject.back_up()
+        position = self.subject.ledger.position()
+        self._backup = Kept(position, self._facts, self._arrivals.copy())
+        return self._backup
+
+    def _restore(self, step: Restore) -> None:
+        """Ask the restored ledger what it can know, and go on with one of the two."""
+        kept = self._backup or self._back_up()
+        self.subject.clock.advance(1)
+        asked, self._asked = self._asked, self._asked_by(kept.position)
+        there, restored = self.subject, self.subject.restore()
+        try:
+            self.subject = restored
+            self._ask_all_again()
+        finally:
+            self.subject, left = (restored, there) if step.goes_on else (there, restored)
+            left.dispose()
+        if step.goes_on:
+            self._forget_all_behind(kept)
+        else:
+            self._asked = asked
+
+    def _forget_all_behind(self, kept: Kept) -> None:
+        n = kept.position.n
+        self._facts, self._arrivals = kept.facts, kept.arrivals.copy()
+        self._identities = {at: one for at, one in self._identities.items() if at[0] <= n}
+        self._marks = [one for one in self._marks if one.position.n <= n] + [self._mark()]
+
+    def _asked_by(self, position: Position) -> list[Asked]:
+        return [one for one in self._asked if one.position.n <= position.n]
 
     # -- questions ---------------------------------------------------------------------------
 
     def _ask(self, step: Ask) -> None:
         dimensions = tuple(map(self._dimension, step.query.dimensions))
         query = replace(step.query, dimensions=dimensions)
-        position = self._subject.ledger.position()
+        position = self.subject.ledger.position()
         if step.back is not None:
             # Never before its beginning: then there is nothing of it to be asked about.
             mark = self._marks[-1 - step.back % (len(self._marks) - 1)]
@@ -291,13 +346,19 @@ class Player:
         # What was asked about now is asked about then from here on.
         if query.as_of_time is None:
             query = replace(query, as_of=position)
-        self._asked.append(Asked(self._steps, query, found))
+        self._asked.append(Asked(self._happened, query, position, found))
 
     def _found(self, query: UsageQuery) -> Usage | type[TallybookError]:
         try:
-            return self._subject.ledger.aggregate(query)
+            return self.subject.ledger.aggregate(query)
         except REFUSALS as error:
             return type(error)
+
+    def _ask_all_again(self) -> None:
+        for asked in self._asked:
+            # Where nothing has happened since, it would be the same work only.
+            if asked.happened < self._happened:
+                self._ask_again(asked)
 
     def _ask_again(self, asked: Asked) -> None:
         found = self._found(asked.query)
@@ -305,41 +366,3 @@ class Player:
             assert said(found) == said(asked.found), f"another answer to {asked.query}"
         else:
             assert found == asked.found, f"another answer to {asked.query}"
-
-
-# -- answers ---------------------------------------------------------------------------------
-
-REFUSALS = (UnknownDimension, UnfitAggregation, RuleChanges, UnanswerableQuestion)
-
-
-def compare(facts: Facts, query: UsageQuery, found: Usage | type[TallybookError]) -> None:
-    """
-    The ledger's answer beside the oracle's.
-
-    Raises:
-        AssertionError: They differ.
-    """
-    refused = refusals(facts, query)
-    if not isinstance(found, Usage):
-        assert found in refused, f"{query} was met by {found}; expected one of {refused}"
-        return
-    assert not refused, f"{query} was answered; expected one of {refused}"
-    expected = answer(facts, query)
-    assert found.rows == expected.rows, (
-        f"the answer to {query}\nshould be\n{listed(expected.rows)}\nand is\n{listed(found.rows)}"
-    )
-    assert found.rules == expected.rules, f"the rules of the answer to {query}"
-    assert found.events == expected.events, f"the events of the answer to {query}"
-    assert found.more == expected.more, f"whether there is more of the answer to {query}"
-    if query.as_of is not None:
-        assert found.position == query.as_of
-
-
-def listed(rows: list[UsageRow]) -> str:
-    """Rows, one a line."""
-    return "\n".join(map(str, rows))
-
-
-def said(usage: Usage) -> tuple[object, ...]:
-    """What must be the same whenever it is said. (Of its producers, more is known later.)"""
-    return usage.rows, usage.rules, usage.events, usage.more, usage.tzdata

@@ -25,11 +25,13 @@ from tests.ledger_conformance.chance import Chance
 from tests.ledger_conformance.worlds import (
     Adjust,
     Ask,
+    BackUp,
     Blocks,
     Declare,
     Json,
     Maintain,
     Reopen,
+    Restore,
     Slice,
     Step,
     TakeBack,
@@ -237,12 +239,18 @@ def step(chance: Chance, scene: Scene) -> Step:
         return Declare(declaration(chance, scene, chance.one_of(DIMENSIONS)))
     if kind is Ask:
         return Ask(query(chance, scene))
+    if kind is Restore:
+        return Restore(goes_on=chance.below(2) == 1)
+    if kind is BackUp:
+        return BackUp()
     return Maintain() if kind is Maintain else Reopen()
 
 
 OFTEN: Final = (Blocks, Json, Ask, Adjust, TakeBack, Undo, Declare)
-SELDOM: Final = (TakeBackAll, Maintain, Maintain, Reopen)
-KINDS: Final = (*OFTEN, *OFTEN, *SELDOM)
+SELDOM: Final = (TakeBackAll, Maintain, Maintain)
+# Files are written, and a ledger opened: what costs as much as a whole world.
+RARE: Final = (Reopen, Reopen, BackUp, Restore)
+KINDS: Final = (*OFTEN * 24, *SELDOM * 12, *RARE)
 
 
 def last_ask(chance: Chance, scene: Scene) -> Ask:
@@ -251,10 +259,14 @@ def last_ask(chance: Chance, scene: Scene) -> Ask:
     return Ask(query(chance, scene), back, by_time=chance.below(3) == 2)
 
 
-def ending(chance: Chance) -> tuple[Step, ...]:
-    """What happens before every question is put again."""
-    endings = ((), (Maintain(),), (Reopen(),), (Maintain(), Reopen()), (Maintain(), Maintain()))
-    return chance.often((), endings)
+ENDINGS: Final[tuple[tuple[Step, ...], ...]] = (
+    *[(Maintain(),)] * 12,
+    (Maintain(), Maintain()),
+    (Reopen(),),
+    (Maintain(), Reopen()),
+    (Restore(goes_on=True),),
+)
+"""What may happen before every question is put again."""
 
 
 EVENT_BYTES, STEP_BYTES, LIVES, EVENTS, STEPS, ASKS = 12, 40, 3, 6, 8, 3
@@ -290,7 +302,7 @@ def world(data: bytes) -> World:
             Blocks(slices(header)),
             *steps[: header.below(STEPS + 1)],
             *asks[: header.below(ASKS) + 1],
-            *ending(header),
+            *header.mostly((), ENDINGS),
         ),
     )
 

@@ -116,7 +116,8 @@ def test_same_correction_again_is_the_same(filled: Clerk, life: str) -> None:
     adjusted, voided = filled.adjust("credit", -5), filled.void("v", 1)
     filled.pass_through(life)
     again = filled.adjust("credit", -5), filled.void("v", 1)
-    assert [one.position for one in again] == [adjusted.position, voided.position]
+    # An earlier incarnation's name for the same place is as good.
+    assert [one.position.n for one in again] == [adjusted.position.n, voided.position.n]
     assert [one.repeated for one in (adjusted, voided, *again)] == [False, False, True, True]
     assert filled.total() == "9"
 
@@ -190,7 +191,7 @@ def test_corrections_are_listed_in_pages(filled: Clerk, life: str) -> None:
         one.correction for one in done
     ]
     behind = filled.ledger.corrections(after=done[0].position.n, limit=1)
-    assert [one.position for one in behind] == [done[1].position]
+    assert [one.position.n for one in behind] == [done[1].position.n]
 
 
 def test_correction_is_answered_as_it_is_kept(filled: Clerk) -> None:

@@ -55,16 +55,17 @@ def day_begun(date: datetime, time_zone: str) -> datetime:
 @lru_cache(maxsize=1_024)
 def begun(date: datetime, window: Window, time_zone: str) -> list[datetime]:
     """The moments of a date in UTC at which minutes or hours begin; what is shown twice, twice."""
+    step = MINUTE if window == "minute" else QUARTER_HOUR
     zone, moment = ZoneInfo(time_zone), date.replace(tzinfo=UTC)
-    before = wall(moment - MINUTE, zone)
+    before = wall(moment - step, zone)
     found: list[datetime] = []
-    for _ in range(DAY // MINUTE):
+    for _ in range(DAY // step):
         now = wall(moment, zone)
         its_beginning = beginning(now, window)
-        jumped_over = before + MINUTE <= its_beginning < now
+        jumped_over = before + step <= its_beginning < now
         if its_beginning == now or jumped_over:
             found.append(moment)
-        moment, before = moment + MINUTE, now
+        moment, before = moment + step, now
     return found
 
 

@@ -93,6 +93,24 @@ class Reopen:
 
 
 @dataclass(frozen=True)
+class BackUp:
+    """The ledger is backed up."""
+
+
+@dataclass(frozen=True)
+class Restore:
+    """
+    The world's last backup is made a ledger again, and asked what was asked before.
+
+    Attributes:
+        goes_on: Whether the world goes on with that one, where what came behind the backup
+            never was; else with the one that was backed up.
+    """
+
+    goes_on: bool
+
+
+@dataclass(frozen=True)
 class Ask:
     """
     A question, to the ledger as it is, or as it was.
@@ -108,7 +126,13 @@ class Ask:
     by_time: bool = False
 
 
-Step = Blocks | Json | Adjust | TakeBack | TakeBackAll | Undo | Declare | Maintain | Reopen | Ask
+Told = Blocks | Json | Adjust | TakeBack | TakeBackAll | Undo | Declare
+"""What a ledger is told: it becomes another one."""
+
+Life = Maintain | Reopen | BackUp | Restore
+"""What happens to a ledger as it is."""
+
+Step = Told | Life | Ask
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,18 @@ def test_percentile_is_the_nearest_rank(
     assert (row.value, row.events) == (expected, 5)
 
 
+def test_percentile_tells_apart_what_differs_behind_the_point(desk: Desk, where: str) -> None:
+    """The whole units are the same, and so are some of the scales."""
+    fill(
+        desk,
+        where,
+        block(1, event("7.3"), event("7.10")),
+        block(3, event("7.200000001"), event("7.2")),
+    )
+    found = [value(desk, "percentile", percentile=p) for p in ("25", "50", "75", "100")]
+    assert found == ["7.1", "7.2", "7.200000001", "7.3"]
+
+
 @pytest.mark.parametrize("percentile", ["0", "100.000000001", "1e2", "-5", "", "x", "0.0000000001"])
 def test_percentile_that_is_none_is_a_problem(desk: Desk, percentile: str) -> None:
     """Named by its field."""

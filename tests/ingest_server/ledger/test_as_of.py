@@ -77,6 +77,22 @@ def test_a_position_within_a_segment_cuts_it(desk: Desk) -> None:
     ]
 
 
+def test_a_position_at_which_a_segment_begins_has_its_first_event(desk: Desk) -> None:
+    """What came in while the segment before it was sealed begins the next one."""
+    desk.send(block(1, event(1)))
+    sealing = desk.ledger.sealer.begin(force=True)
+    assert sealing is not None
+    desk.send(block(2, event(10)))
+    given = ask(desk)
+    segment = desk.ledger.sealer.write(sealing)
+    desk.ledger.sealer.install(sealing)
+    assert desk.ledger.sealer.enter(segment)
+    assert same(desk, given)
+    desk.seal()
+    assert [one.first for one in desk.ledger.snapshots.current.segments][1] == given.position.n
+    assert same(desk, given)
+
+
 def test_a_time_of_recording_is_the_last_entry_by_then(desk: Desk) -> None:
     """Of several entries at one time, all; the answer names the position."""
     desk.send(block(1, event(1)))

@@ -129,6 +129,17 @@ def test_no_merged_segment_exceeds_the_bound(policy: Policy, seals: list[Months]
             )
 
 
+@pytest.mark.parametrize(("rows_max", "merged"), [(11, 2), (10, 2), (9, 1)])
+def test_as_much_is_merged_as_the_bound_allows(rows_max: int, merged: int) -> None:
+    """To the last row: of two segments of five rows each, both for ten, and one for nine."""
+    shelf = Shelf(Policy(fan_in=2, rows_min=1, rows_max=rows_max))
+    for _ in range(2):
+        shelf.seal(Counter({0: 5}))
+    inputs = choose(shelf.contents, shelf.policy)
+    assert inputs is not None
+    assert len(inputs) == merged
+
+
 @given(policy=POLICIES, seals=SEALS)
 def test_no_row_is_written_more_often_than_there_are_sizes_and_levels(
     policy: Policy, seals: list[Months]

@@ -25,6 +25,7 @@ from tallybook_server.limits import COMPACTION_RETRY_SECONDS
 from tallybook_server.merge import Merge
 from tallybook_server.query import aggregate
 from tallybook_server.segment import Segment, merged_name
+from tallybook_server.tables import open_database
 from tallybook_server.verify import verify_directory
 from tests.ingest_server.ledger.conftest import START, TWO, Desk, block, event
 
@@ -195,11 +196,12 @@ def test_file_is_in_order_however_it_was_cut(desk: Desk, tmp_path: Path, run_byt
         desk.seal()
     inputs = desk.ledger.snapshots.current.segments
     directory = desk.directory / "segments"
-    merge = Merge(directory, tmp_path, inputs, lambda: None, run_bytes=run_bytes)
+    database = open_database(tmp_path, tmp_path, memory_bytes=1 << 28, threads=1)
+    merge = Merge(database, directory, inputs, lambda: None, run_bytes=run_bytes)
     extents = merge.survey()
     (piece,) = desk.ledger.compactor._pieces({month: extents[month] for month in list(extents)[:1]})
     segment = merge.write(piece, tmp_path / "out", name="out", level=1)
-    merge.close()
+    database.close()
     columns = 'tenant, dimension, "time", entry, "index"'
     with duckdb.connect() as other:
         rows = other.execute(f"SELECT {columns} FROM read_parquet('{tmp_path}/out')").fetchall()
@@ -462,6 +464,24 @@ def test_compaction_that_failed_is_logged_and_tried_again_later(
 
 def _fail(path: Path) -> None:
     raise OSError(5, "Input/output error")
+
+
+def test_memory_for_merging_is_there_only_while_there_is_something_to_merge(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One DuckDB for a chain of merges: it goes when they end, and when one fails."""
+    fill(desk)
+    with monkeypatch.context() as patched:
+        patched.setattr(compactor, "sync_directory", _fail)
+        with pytest.raises(OSError, match="Input/output"):
+            desk.ledger.compactor.step()
+    assert desk.ledger.compactor._database is None
+    assert desk.ledger.compactor.step()
+    first = desk.ledger.compactor._database
+    desk.seal()
+    assert desk.ledger.compactor._opened() is first
+    desk.compact()
+    assert desk.ledger.compactor._database is None
 
 
 def test_closing_ends_a_compaction_in_its_middle(

@@ -126,7 +126,7 @@ def test_an_adjustment_obeys_what_an_event_obeys(desk: Desk) -> None:
         ("not_in", ("free",), "41"),
         ("exists", (), "799"),
         ("absent", (), "40"),
-        ("prefix", ("p", "q"), "1"),
+        ("prefix", ("q", "p", "f"), "799"),
     ):
         one: Any = TagFilter("plan", test, values)  # type: ignore[arg-type]
         assert [value for _, _, value, _ in short(filters=(one,))] == [expected], test

@@ -67,6 +67,17 @@ def test_a_level_from_before_the_start_counts(desk: Desk, where: str) -> None:
     assert short(rows(desk, -2 * HOUR, 0, by_tenant=True)) == [("14", 0), ("2", 1)]
 
 
+def test_a_level_from_the_last_microsecond_before_the_start_counts(desk: Desk, where: str) -> None:
+    """And one that begins with the start takes its place, as if it had never been."""
+    fill(
+        desk,
+        where,
+        block(1, seats(-2, 7), seats(-1, 3, "b")),
+        block(3, seats(-1, 5), seats(0, 4, "b")),
+    )
+    assert short(rows(desk, 0, HOUR, by_tenant=True)) == [("5", 0), ("4", 1)]
+
+
 def test_a_level_begins_with_its_first_event(desk: Desk, where: str) -> None:
     """Windows before it have no row, unless they are filled up: with nothing, which is 0."""
     fill(desk, where, block(1, seats(2 * HOUR + 15 * MINUTE, 4)), block(2, seats(4 * HOUR, 0)))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 from calendar import monthrange
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -213,8 +215,13 @@ def test_windows_tile_a_year_of_some_zones(number: int) -> None:
 @pytest.mark.prove
 @pytest.mark.parametrize("zone", ZONES)
 def test_windows_tile_all_years_of_all_zones(zone: str) -> None:
-    """Every zone, 34 years: no gap, no overlap, each edge where it should be."""
-    check_all_windows(zone, at(FIRST_YEAR), at(FIRST_YEAR + YEARS))
+    """
+    Every zone, 34 years: no gap, no overlap, each edge where it should be.
+
+    One in four is another name of a zone, with the same rules: of that, the last year.
+    """
+    years = YEARS if zone == names_of_rules()[compiled(zone)][0] else 1
+    check_all_windows(zone, at(FIRST_YEAR + YEARS - years), at(FIRST_YEAR + YEARS))
 
 
 # -- what the rules are trusted to be --------------------------------------------------------
@@ -239,6 +246,15 @@ def changes(zone: str) -> list[int]:
         for instant, (before, after) in zip(instants, pairs, strict=True)
         if offsets[before] != offsets[after]
     ]
+
+
+@cache
+def names_of_rules() -> dict[bytes, list[str]]:
+    """The zones that have the same rules, in order, by these."""
+    names: defaultdict[bytes, list[str]] = defaultdict(list)
+    for zone in ZONES:
+        names[compiled(zone)].append(zone)
+    return names
 
 
 def compiled(zone: str) -> bytes:

@@ -126,5 +126,5 @@ def test_a_server_that_is_killed_in_its_upkeep_loses_and_doubles_nothing(
     assert verify(tmp_path / "restored") == []
     # Or this test would not be about what it says.
     for kind in ("seal", "compaction", "backup"):
-        assert done[kind] >= kills // 5
+        assert done[kind] >= max(kills // 10, 1)
         assert cut[kind] >= kills // 15

@@ -105,6 +105,8 @@ class Player:
         self._producers = [(1 << 127 | 2 * number + of).to_bytes(16) for of in (0, 1)]
         self._arrivals = Arrivals()
         self._identities: dict[tuple[int, int], EventId] = {}
+        # By its place in the ledger, a correction's position: with the incarnation of then.
+        self._corrected: dict[int, Position] = {}
         self._facts = Facts()
         self._marks: list[Mark] = [self._mark()]
         self._asked: list[Asked] = []
@@ -255,9 +257,9 @@ class Player:
     def _undo(self, step: Undo) -> None:
         if self._facts.corrections:
             known = self._facts.corrections
-            corrects = known[-1 - step.back % len(known)].position
-            void = Void(self._new_id(), "as drawn", corrects=corrects)
-            self._correct(VoidRequest(void.id, void.reason, corrects=Position(1, corrects)), void)
+            corrects = self._corrected[known[-1 - step.back % len(known)].position]
+            void = Void(self._new_id(), "as drawn", corrects=corrects.n)
+            self._correct(VoidRequest(void.id, void.reason, corrects=corrects), void)
 
     def _correct(self, request: Adjustment | VoidRequest, meant: Adjustment | Void) -> None:
         expected = self._facts.refusal(meant)
@@ -269,6 +271,7 @@ class Player:
         assert refused is expected, f"{meant} was met by {refused}; expected {expected}"
         if done is None:
             return
+        self._corrected[done.position.n] = done.position
         meant = replace(meant, position=done.position.n)
         self._facts = replace(self._facts, corrections=(*self._facts.corrections, meant))
 

@@ -129,6 +129,11 @@ def test_no_merged_segment_exceeds_the_bound(policy: Policy, seals: list[Months]
             )
 
 
+def test_a_month_with_just_enough_rows_gets_a_segment() -> None:
+    """And one with a row less waits with others."""
+    assert choose_months({5: 3, 6: 2, 7: 4}, Policy(rows_min=3)) == (5, 7)
+
+
 @pytest.mark.parametrize(("rows_max", "merged"), [(11, 2), (10, 2), (9, 1)])
 def test_as_much_is_merged_as_the_bound_allows(rows_max: int, merged: int) -> None:
     """To the last row: of two segments of five rows each, both for ten, and one for nine."""

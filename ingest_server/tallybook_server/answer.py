@@ -9,7 +9,7 @@ points; whatever made the figures, the same ones make the same answer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -114,7 +114,8 @@ def _rows(found: list[_Found], keys: tuple[str, ...], tiling: Tiling) -> list[Us
     rows: list[UsageRow] = []
     # Rows are many: what is done to each of them is spelled out, and they are made without
     # NamedTuple's own constructor, a Python function that takes twice the time.
-    new = tuple.__new__
+    new: Callable[[type[UsageRow], tuple[object, ...]], UsageRow]
+    new = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     for (window, dimension, tenant, texts), figure in found:
         start, end = bounds[window]
         tags: dict[str, str] = {}

@@ -65,6 +65,7 @@ def open_database(
         "autoload_known_extensions = false",
         "python_enable_replacements = false",
         "parquet_metadata_cache = true",
+        "enable_progress_bar = false",  # In a session of Python it draws one on stdout.
         f"allowed_directories = [{quoted(str(segments))}, {quoted(str(spill))}]",
         "enable_external_access = false",  # But for the directories just named.
         "lock_configuration = true",

@@ -303,6 +303,7 @@ TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(
     max_examples=60,
     stateful_step_count=30,
+    print_blob=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=set(Phase) - {Phase.shrink, Phase.explain},

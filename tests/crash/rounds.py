@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.crash.processes import Job
-from tests.crash.tracing import Point, kill_at
+from tests.crash.tracing import kill_at, points_in
 
 __all__ = ["Tally", "kill_at_each", "state_of"]
 
@@ -43,23 +43,29 @@ class Tally(NamedTuple):
 
 
 def kill_at_each(
-    points: Sequence[Point],
     start: Callable[[], Job],
     look: Callable[[], str],
     *,
     whole: Path,
     killed: Path,
+    stride: int,
 ) -> Tally:
     """
-    Kill a job at each point, and look at what it leaves.
+    Kill a job before each of its calls, and look at what it leaves.
 
     Args:
-        points: Where.
         start: Starts the job on the copy.
         look: Fails if what is left is wrong; says in words what it is. It may change it.
         whole: What there is before.
-        killed: Where its copy lies in each round.
+        killed: Where its copy lies in each round; there is nothing yet.
+        stride: Of so many calls, one is a point.
+
+    Raises:
+        AssertionError: The job came past more than one point in twenty.
     """
+    shutil.copytree(whole, killed)
+    points = points_in(start, killed.with_name("calls"))[::stride]
+    shutil.rmtree(killed)
     kills, outcomes, known = 0, Counter[str](), dict[bytes, str]()
     for point in points:
         shutil.copytree(whole, killed)
@@ -73,7 +79,9 @@ def kill_at_each(
                 raise
         outcomes[known[state]] += 1
         shutil.rmtree(killed)
-    return Tally(len(points), kills, len(known), outcomes)
+    tally = Tally(len(points), kills, len(known), outcomes)
+    assert kills > len(points) * 0.95, tally
+    return tally
 
 
 def state_of(folder: Path) -> bytes:

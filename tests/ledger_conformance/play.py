@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from msgspec import structs
+
 from tallybook.errors import TallybookError
 from tallybook.event import Event
 from tallybook_server.catalogue import UnknownDimension
@@ -203,16 +205,7 @@ class Player:
         self._count()
 
     def _mine(self, event: Event) -> Event:
-        return Event(
-            dimension=self._dimension(event.dimension),
-            value=event.value,
-            tenant=event.tenant,
-            time=event.time,
-            tags=event.tags,
-            key=event.key,
-            given=event.given,
-            id=event.id,
-        )
+        return structs.replace(event, dimension=self._dimension(event.dimension))
 
     def _dimension(self, name: str) -> str:
         return f"{self._name}.{name}"

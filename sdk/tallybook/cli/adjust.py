@@ -11,7 +11,7 @@ from argparse import Namespace
 
 from tallybook.cli.connection import Document, Reply, Server, add_endpoint
 from tallybook.cli.output import Exit, Failure, print_line, say
-from tallybook.cli.parser import Commands, Parser, add_command, moment, pair, tags_of
+from tallybook.cli.parser import Commands, Parser, add_command, add_tags, moment, tags_of
 from tallybook.clock import SystemIds
 
 __all__ = ["register"]
@@ -38,14 +38,7 @@ def _register_adjust(commands: Commands) -> None:
     parser.add_argument("dimension", metavar="DIMENSION", help="whose sum: tokens.output")
     parser.add_argument("value", metavar="VALUE", help="by how much: -250, 0.75")
     parser.add_argument("--tenant", help="whose usage; nobody's if it is left out")
-    parser.add_argument(
-        "--tag",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a tag, as of an event; may be repeated",
-    )
+    add_tags(parser, "a tag, as of an event")
     parser.add_argument(
         "--time",
         type=moment,
@@ -80,14 +73,7 @@ def _register_void(commands: Commands) -> None:
     parser.add_argument("--key", help="the event with this idempotency key")
     parser.add_argument("--dimension", help="events of this dimension")
     parser.add_argument("--tenant", help='events of this tenant; "" for events without one')
-    parser.add_argument(
-        "--tag",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="events with this tag; may be repeated",
-    )
+    add_tags(parser, "events with this tag")
     parser.add_argument(
         "--from", dest="start", type=moment, metavar="TIME", help="events from this moment on"
     )

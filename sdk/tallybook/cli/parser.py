@@ -23,6 +23,7 @@ __all__ = [
     "Run",
     "add_command",
     "add_group",
+    "add_tags",
     "count",
     "moment",
     "pair",
@@ -156,6 +157,18 @@ def moment(text: str) -> datetime:
             f"{text!r} has no time zone; expected Z or an offset at its end: {text}Z"
         )
     return time
+
+
+def add_tags(parser: Parser, words: str) -> None:
+    """Declare ``--tag``; *words* say what a tag is of. `tags_of` reads what was given."""
+    parser.add_argument(
+        "--tag",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"{words}; may be repeated",
+    )
 
 
 def tags_of(pairs: Sequence[tuple[str, str]], option: str) -> dict[str, str]:

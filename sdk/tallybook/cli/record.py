@@ -17,7 +17,7 @@ from typing import Literal
 
 from tallybook.cli.connection import DEFAULT_ENDPOINT, add_endpoint, settings_of
 from tallybook.cli.output import Exit, Failure, plain, print_json, say
-from tallybook.cli.parser import Commands, add_command, moment, pair, seconds, tags_of
+from tallybook.cli.parser import Commands, add_command, add_tags, moment, seconds, tags_of
 from tallybook.errors import DurabilityUnknown, MessageDamaged, QueueFull
 from tallybook.event import format_value, read_value
 from tallybook.meter import FlushResult, Meter, Stats
@@ -50,14 +50,7 @@ def register(commands: Commands) -> None:
         "value", metavar="VALUE", nargs="?", default="1", help="how much; 1 when left out"
     )
     parser.add_argument("--tenant", help="who used it; without one the event is unattributed")
-    parser.add_argument(
-        "--tag",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="something to slice by; may be repeated",
-    )
+    add_tags(parser, "something to slice by")
     parser.add_argument(
         "--time",
         type=moment,

@@ -14,7 +14,6 @@ import pytest
 
 from tallybook.block import REISSUED, derived_producer, encode_block, pack, read_header
 from tallybook.event import Event, read_value
-from tallybook.frame import Body, encode_series
 from tallybook.testing import FakeClock, FakeIds
 from tallybook.wire import Announcement, Receipt
 from tallybook_server.catalogue import UnknownDimension
@@ -30,6 +29,7 @@ from tallybook_server.ledger import (
     UsageQuery,
 )
 from tallybook_server.verify import Progress, verify_book
+from tests.ledger_conformance.deliveries import body
 
 START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z in microseconds
 ONE = b"\x01" * 16
@@ -58,12 +58,6 @@ def event(
         id=id,
         given=given,
     )
-
-
-def body(one: Event) -> Body:
-    """An event as the committer packs it."""
-    series = encode_series(one.dimension, one.tenant, one.tags)
-    return Body(one.time, one.given, *one.value, one.key, series, one.id)
 
 
 def block(

@@ -15,10 +15,10 @@ from tests.ingest_server.ledger.conftest import (
     TWO,
     Desk,
     block,
-    body,
     event,
     reissue,
 )
+from tests.ledger_conformance.deliveries import body
 
 
 def runs(desk: Desk, data: bytes) -> tuple[str, list[tuple[int, int, str, str]]]:
